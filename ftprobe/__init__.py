@@ -1,0 +1,1 @@
+"""ftprobe: how fine-tuning changes the representations of pre-trained language models."""

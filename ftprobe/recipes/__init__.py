@@ -1,0 +1,1 @@
+"""Studies and analyses shipped with ftprobe, as data."""

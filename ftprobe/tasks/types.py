@@ -1,0 +1,45 @@
+"""Corpora and label sets: text owned by nobody's labels, labels over its items.
+
+Axes: N items of a label set. A sentence item has word index -1.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Split = Literal["train", "dev", "test"]
+Level = Literal["sentence", "pair", "word"]
+
+
+class Sentence(NamedTuple):
+    """One text of a corpus: raw `text` (and `text_b` of a pair); `words` where the corpus fixes the words."""
+
+    id: str
+    split: Split
+    text: str
+    text_b: str | None = None
+    words: tuple[str, ...] | None = None
+    document: str = ""
+
+
+class Corpus(NamedTuple):
+    """Texts in a fixed order; items refer to them by position."""
+
+    name: str
+    sentences: tuple[Sentence, ...]
+
+
+class LabelSet(NamedTuple):
+    """Labels of one task over a corpus: parallel columns (N)."""
+
+    task: str
+    sentence_N: tuple[int, ...]
+    word_N: tuple[int, ...]
+    label_N: tuple[str, ...]
+
+
+class TaskData(NamedTuple):
+    """A corpus and one label set over it."""
+
+    corpus: Corpus
+    labels: LabelSet
