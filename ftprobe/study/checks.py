@@ -1,0 +1,86 @@
+"""What a study may ask for: tasks, models and probes that exist and fit together.
+
+Every function returns problems and reads names only; no data or weights are touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from ftprobe.errors import Problem
+from ftprobe.study.grid import Choice, Point, shown, unknown
+from ftprobe.study.options import FinetuneRun, ProbeRun
+
+POOLINGS = {"sentence": ("cls", "mean"), "pair": ("cls", "mean"), "word": ("mean", "first", "last")}
+
+
+def finetune_problems(point: Point, models: Collection[str]) -> list[Problem]:
+    """Whether the model is one of the study's and the task one that models can be fine-tuned on."""
+    problems = [*_model_problems(point, models), *task_problems(point.get("task"))]
+    level = _level(point)
+    if level == "word":
+        what = f"task {shown(point['task'].value)} labels words"
+        problems.append(Problem(point["task"].place, what, "fine-tuning takes tasks over sentences or pairs"))
+    return problems
+
+
+def probe_problems(point: Point, models: Collection[str], kinds: Sequence[tuple[str, str]]) -> list[Problem]:
+    """Whether names are known, and pooling and probe (`kinds`: kind and place) fit the level of the task."""
+    from ftprobe.probes import PROBES
+
+    problems = [*_model_problems(point, models), *task_problems(point.get("task"))]
+    level = _level(point)
+    if level is None:
+        return problems
+    task = shown(point["task"].value)
+    if "pooling" in point and point["pooling"].value not in POOLINGS[level]:
+        what = f"pooling {shown(point['pooling'].value)} does not fit task {task}, which labels {level}s"
+        problems.append(Problem(point["pooling"].place, what, f"one of: {', '.join(POOLINGS[level])}"))
+    for kind, place in kinds:
+        if level not in PROBES[kind].levels:
+            what = f"a {kind} probe does not fit task {task}, which labels {level}s"
+            problems.append(Problem(place, what))
+    return problems
+
+
+def task_problems(task: Choice | None) -> list[Problem]:
+    """Whether a task reference (`NAME` or `NAME@CORPUS`) names a known task."""
+    from ftprobe.tasks import TASKS
+
+    if task is None or not isinstance(task.value, str):
+        return []  # said by its type
+    name = task.value.partition("@")[0]
+    return [] if name in TASKS else [unknown("task", name, task.place, TASKS)]
+
+
+def corpus_problem(corpus: str, place: str) -> list[Problem]:
+    """Whether a key of `data` names a corpus that some task can read."""
+    from ftprobe.tasks import CORPORA
+
+    return [] if corpus in CORPORA else [unknown("corpus", corpus, place, CORPORA)]
+
+
+def unread_states(probe: Sequence[ProbeRun], finetune: Sequence[FinetuneRun]) -> list[Problem]:
+    """Probes of fine-tuned states that no `finetune` entry makes."""
+    problems = []
+    for run in probe:
+        if run.on == "finetuned" and not any(map(run.reads, finetune)):
+            state = " ".join(filter(None, [run.model or "any model", f"tuned on {run.finetune_task or 'any task'}"]))
+            problems.append(Problem(run.place, f"no `finetune` entry makes the state it reads ({state})"))
+    return problems
+
+
+def _model_problems(point: Point, models: Collection[str]) -> list[Problem]:
+    model = point.get("model")
+    if model is None or not isinstance(model.value, str) or not models or model.value in models:
+        return []
+    return [unknown("model", model.value, model.place, list(models))]
+
+
+def _level(point: Mapping[str, Choice]) -> str | None:
+    """The level of the point's task; None when the task is missing or unknown."""
+    from ftprobe.tasks import TASKS
+
+    task = point.get("task")
+    name = str(task.value).partition("@")[0] if task else ""
+    return TASKS[name].level if name in TASKS else None

@@ -1,0 +1,184 @@
+"""The study: what one YAML file asks for, as frozen values with every default filled in.
+
+Grids are already expanded here: a run is one point of a grid, and `place` says which entry of the file it came from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Stage = Literal["finetune", "activations", "probe"]
+State = Literal["pretrained", "finetuned"]
+Layers = Literal["all"] | tuple[int, ...]
+
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0)]
+Below1 = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Options(BaseModel):
+    """Values that never change, of exactly the types they say, with no key beyond those named."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ModelOptions(Options):
+    """One pre-trained checkpoint and the name the study calls it by."""
+
+    alias: str
+    """The study's own name of the model; it stands in records and tables."""
+    checkpoint: Annotated[str, Field(min_length=1)]
+    """`org/name` on the Hugging Face hub, a local folder, or `package:NAME/FOLDER` inside an installed package."""
+    revision: str | None = None
+    """The commit of a hub checkpoint (40 hexadecimal digits); required there, meaningless elsewhere."""
+    init: Literal["pretrained", "random"] = "pretrained"
+    """`random` draws every parameter anew by the architecture's initialiser (Merchant et al. 2020, Table 1)."""
+
+
+class FinetuneOptions(Options):
+    """How one model is fine-tuned on one task (METHODS 1.1 and 1.2)."""
+
+    head_pooling: Literal["cls", "mean"] = "cls"
+    """What the head reads of the last layer; `mean` includes special tokens (Mosbach et al. 2020, section 5.1)."""
+    pooler: Literal["pretrained", "fresh", "none"] = "pretrained"
+    """The tanh layer below the classifier: the checkpoint's own where it has one, new, or none."""
+    epochs: Count = 3
+    learning_rate: Positive = 2e-5
+    batch_size: Count = 32
+    schedule: Literal["constant", "linear"] = "linear"
+    """The learning rate after warm-up: held, or linear to 0."""
+    warmup: Fraction = 0.1
+    """Share of all updates over which the learning rate rises from 0."""
+    weight_decay: Share = 0.01
+    beta1: Below1 = 0.9
+    beta2: Below1 = 0.999
+    epsilon: Positive = 1e-8
+    clip: Positive = 1.0
+    """Largest global L2 norm of the gradient."""
+    dropout: Below1 = 0.1
+    max_length: Annotated[int, Field(ge=4)] = 128
+    """Longest input in sub-words, special tokens included."""
+    select: Literal["last", "best_dev"] = "last"
+    """Which epoch's weights are kept."""
+    train_items: Count | None = None
+    """At most this many training items; all when null."""
+    dev_items: Count | None = None
+    """At most this many items of the evaluated split; all when null."""
+
+
+class ActivationOptions(Options):
+    """How hidden states are read out of a model and pooled to items (METHODS 2)."""
+
+    pooling: Literal["cls", "mean", "first", "last"] = "mean"
+    """Sentences: `cls` or `mean`; words: `first`, `last` or `mean` over their sub-words."""
+    special: Literal["exclude", "include"] = "exclude"
+    """Whether the mean over a sentence counts special tokens."""
+    max_length: Annotated[int, Field(ge=4)] = 128
+    overflow: Literal["truncate", "error"] = "truncate"
+    dtype: Literal["float16", "float32"] = "float16"
+    train_items: Count | None = None
+    dev_items: Count | None = None
+    test_items: Count | None = None
+
+
+class Resources(Options):
+    """What one trial of a stage asks of the machine; null leaves it to the sweep."""
+
+    cpu: Positive | None = None
+    gpu: Share | None = None
+    memory_gb: Positive | None = None
+
+
+class ProbeEntry(ActivationOptions):
+    """One point of a `probe` entry, its probe's own options apart."""
+
+    task: str
+    on: State
+    model: str | None = None
+    """Only the states of this model (alias); of every model when null."""
+    finetune_task: str | None = None
+    """Only the states tuned on this task; on every task when null."""
+    layers: Layers = "all"
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("layers")
+    @classmethod
+    def _ascending(cls, layers: Layers) -> Layers:
+        if layers != "all" and (not layers or min(layers) < 0):
+            raise ValueError("layers are counted from 0, the embedding output")
+        return "all" if layers == "all" else tuple(sorted(set(layers)))
+
+
+class FinetuneEntry(FinetuneOptions):
+    """One point of a `finetune` entry, its recipe already filled in."""
+
+    model: str
+    task: str
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class StudyHead(Options):
+    """The keys of a study that are neither models nor grids."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    report: str | None = None
+    paper: str | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class FinetuneRun(NamedTuple):
+    """One model to fine-tune on one task with one seed."""
+
+    model: str
+    task: str
+    seed: int
+    options: FinetuneOptions
+    place: str
+
+
+@dataclass(frozen=True)
+class ProbeRun:
+    """One probe on one task, to be run on the pre-trained or on the matching fine-tuned states."""
+
+    on: State
+    model: str | None
+    """Alias; None stands for every model."""
+    finetune_task: str | None
+    """Which tuned states: those tuned on this task; None stands for all, and for the pre-trained state."""
+    task: str
+    activation: ActivationOptions
+    layers: Layers
+    kind: str
+    options: BaseModel
+    seed: int
+    place: str
+
+    def reads(self, run: FinetuneRun) -> bool:
+        """Whether this probe is run on the state that `run` makes."""
+        return self.on == "finetuned" and self.model in (None, run.model) and self.finetune_task in (None, run.task)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything one study file asks for, in file order."""
+
+    name: str
+    models: dict[str, ModelOptions]
+    finetune: tuple[FinetuneRun, ...]
+    probe: tuple[ProbeRun, ...]
+    report: str | None = None
+    """Name of the report that goes with the study."""
+    paper: str | None = None
+    """The paper it reproduces, as it stands in records."""
+    seed: int = 0
+    """The seed of all data choices: generated corpora, hold-outs, samples."""
+    data: dict[str, str] = field(default_factory=dict)
+    """Where corpora lie: corpus name to folder."""
+    resources: dict[Stage, Resources] = field(default_factory=dict)
+    path: Path | None = None

@@ -1,0 +1,161 @@
+"""Reading a study out of a plain document: every grid expanded, every value checked, all problems at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import get_args
+
+from ftprobe.checkpoint import form, spelling_problems
+from ftprobe.errors import InputError, Problem
+from ftprobe.study.checks import corpus_problem, unread_states
+from ftprobe.study.entries import finetune_runs, probe_runs
+from ftprobe.study.grid import at, build, known_keys, point_of, shown, unknown
+from ftprobe.study.options import FinetuneRun, ModelOptions, ProbeRun, Resources, Stage, Study, StudyHead
+
+HEAD = tuple(StudyHead.model_fields)
+MODEL_KEYS = ("checkpoint", "revision", "init")
+KEYS = (*HEAD, "data", "models", "finetune", "probe", "resources")
+
+
+def parse_study(document: Mapping[str, object], *, path: Path | None = None) -> Study:
+    """The study a document asks for.
+
+    Parameters
+    ----------
+    document : mapping
+        What the YAML file holds; never changed.
+    path : Path, optional
+        The file; its folder is where relative paths of `data` and `checkpoint` are looked up first.
+
+    Raises
+    ------
+    InputError
+        With every problem of the document, each at its place (`probe[0].task`).
+    """
+    problems: list[Problem] = []
+    document = known_keys(document, KEYS, "", problems)
+    head = build(StudyHead, point_of({key: document[key] for key in HEAD if key in document}, ""), "")
+    models = _models(document, path, problems)
+    data = _data(document, path, problems)
+    resources = _resources(document, problems)
+    wrong_before = len(problems)
+    finetune: list[FinetuneRun] = []
+    for entry, place in _entries(document, "finetune", problems):
+        finetune += finetune_runs(entry, place, models, problems)
+    tunable = len(problems) == wrong_before
+    states = ["pretrained", "finetuned"] if document.get("finetune") else ["pretrained"]
+    probe: list[ProbeRun] = []
+    for entry, place in _entries(document, "probe", problems):
+        probe += probe_runs(entry, place, models, states, problems)
+    if tunable:
+        problems += unread_states(probe, finetune)
+    if not (document.get("finetune") or document.get("probe")):
+        problems.append(Problem("probe", "the study asks for nothing", "add `finetune` or `probe` entries"))
+    if isinstance(head, list):
+        raise InputError([*head, *problems])
+    if problems:
+        raise InputError(problems)
+    return Study(
+        **dict(head),
+        models=models,
+        finetune=tuple(finetune),
+        probe=tuple(probe),
+        data=data,
+        resources=resources,
+        path=path,
+    )
+
+
+def _models(document: Mapping[str, object], path: Path | None, problems: list[Problem]) -> dict[str, ModelOptions]:
+    """The models by alias; one that is wrong is a problem and keeps its alias, so that entries may name it."""
+    if not document.get("models"):
+        problems.append(Problem("models", "missing", "write `models: {NAME: {checkpoint: ...}}`"))
+    models: dict[str, ModelOptions] = {}
+    for alias, entry in _mapping(document, "models", problems).items():
+        place = at("models", alias)
+        models[alias] = ModelOptions.model_construct(alias=alias, checkpoint="")
+        if not isinstance(entry, Mapping):
+            problems.append(Problem(place, f"{shown(entry)} is not a mapping", "write {checkpoint: ...}"))
+            continue
+        given = known_keys(entry, MODEL_KEYS, place, problems)
+        built = build(ModelOptions, point_of({**given, "alias": alias}, place), place)
+        problems += built if isinstance(built, list) else []
+        checkpoint, revision = given.get("checkpoint"), given.get("revision")
+        if isinstance(checkpoint, str) and isinstance(revision, str | None):
+            located = _located_checkpoint(checkpoint, revision, path)
+            problems += spelling_problems(located, revision, place)
+            if isinstance(built, ModelOptions):
+                models[alias] = built.model_copy(update={"checkpoint": located})
+    return models
+
+
+def _located_checkpoint(checkpoint: str, revision: str | None, path: Path | None) -> str:
+    spelled = form(checkpoint)
+    located = _located(checkpoint, path)
+    # A revision means the hub, whatever folder happens to have the same name.
+    if spelled == "hub" and revision is None and Path(located).is_dir():
+        return located
+    return located if spelled == "folder" and Path(located).exists() else checkpoint
+
+
+def _located(written: str, path: Path | None) -> str:
+    """A path as an absolute one: beside the study file if it exists there, else below the working directory."""
+    folder = Path(written).expanduser()
+    beside = path.absolute().parent / folder if path else folder
+    return str(beside if beside.exists() else folder.absolute())
+
+
+def _data(document: Mapping[str, object], path: Path | None, problems: list[Problem]) -> dict[str, str]:
+    data: dict[str, str] = {}
+    for corpus, folder in _mapping(document, "data", problems).items():
+        place = at("data", corpus)
+        if not isinstance(folder, str):
+            problems.append(Problem(place, f"{shown(folder)} is not a path"))
+        else:
+            problems += corpus_problem(corpus, place)
+            data[corpus] = _located(folder, path)
+    return data
+
+
+def _resources(document: Mapping[str, object], problems: list[Problem]) -> dict[Stage, Resources]:
+    resources: dict[Stage, Resources] = {}
+    given = _mapping(document, "resources", problems)
+    stages: tuple[Stage, ...] = get_args(Stage)
+    problems += [unknown("stage", key, at("resources", key), stages) for key in given if key not in stages]
+    for stage in stages:
+        entry = given.get(stage, {})
+        place = at("resources", stage)
+        if not isinstance(entry, Mapping):
+            problems.append(Problem(place, f"{shown(entry)} is not a mapping", "write {cpu: 2, gpu: 1}"))
+            continue
+        built = build(Resources, point_of(entry, place), place)
+        if isinstance(built, list):
+            problems += built
+        elif entry:
+            resources[stage] = built
+    return resources
+
+
+def _mapping(document: Mapping[str, object], key: str, problems: list[Problem]) -> dict[str, object]:
+    value = document.get(key)
+    if isinstance(value, Mapping):
+        return {str(name): entry for name, entry in value.items()}
+    if value is not None:
+        problems.append(Problem(key, f"{shown(value)} is not a mapping", f"write `{key}: {{NAME: ...}}`"))
+    return {}
+
+
+def _entries(
+    document: Mapping[str, object], key: str, problems: list[Problem]
+) -> Iterator[tuple[dict[str, object], str]]:
+    value = document.get(key)
+    if value is not None and not isinstance(value, list):
+        problems.append(Problem(key, "is not a list of entries", "start each entry with `- `"))
+        return
+    for index, entry in enumerate(value or []):
+        place = f"{key}[{index}]"
+        if isinstance(entry, Mapping):
+            yield {str(name): part for name, part in entry.items()}, place
+        else:
+            problems.append(Problem(place, f"{shown(entry)} is not a mapping", "write `- task: NAME`"))
