@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 Config = Mapping[str, object]
+UNLIMITED = 10**6
 
 
 class Architecture(NamedTuple):
@@ -24,8 +25,8 @@ class Architecture(NamedTuple):
     dim: int
     parameters: int
     """What `AutoModel` builds, pooler included: exact for `FAMILIES`, for others counted as for BERT."""
-    max_positions: int | None
-    """The longest input in sub-words; None where there is no limit (XLNet)."""
+    max_positions: int
+    """The longest input in sub-words; `UNLIMITED` where there is no limit (XLNet)."""
     vocab: int
 
 
@@ -106,13 +107,13 @@ def architecture(config: Config) -> Architecture:
     name = str(config.get("model_type", ""))
     family = FAMILIES.get(name, _Family(_bert))
     dim = _size(config, family.dim)
-    positions = _size(config, family.positions) if family.positions else None
+    positions = _size(config, family.positions) if family.positions else 0
     sizes = _Sizes(
         L=_size(config, family.layers),
         D=dim,
         I=_size(config, family.inner, 4 * dim),
         V=_size(config, "vocab_size"),
-        P=positions or 0,
+        P=positions,
         T=_size(config, "type_vocab_size", 0),
         E=_size(config, "embedding_size", dim),
     )
@@ -122,7 +123,7 @@ def architecture(config: Config) -> Architecture:
         n_heads=_size(config, family.heads),
         dim=dim,
         parameters=family.parameters(sizes),
-        max_positions=None if positions is None else positions - family.padding_positions,
+        max_positions=positions - family.padding_positions if family.positions else UNLIMITED,
         vocab=sizes.V,
     )
 

@@ -1,0 +1,1 @@
+"""Models: encoders loaded from checkpoints, their inputs, and the heads trained on top of them."""

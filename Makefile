@@ -1,0 +1,42 @@
+# make demo: install, run the quickstart on a local Ray, print its table, write its HTML report.
+# make test: install what tests need; lint, types, import contracts, tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+STORE ?= demo-store
+
+.PHONY: demo test test-all lint bench clean
+
+$(VENV)/.base: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch==2.13.0
+	$(PIP) -e ".[demo]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(PIP) -e ".[demo,dev,cluster]"
+	touch $@
+
+demo: $(VENV)/.base
+	$(BIN)/ftprobe run sweeps/quickstart.yaml --store $(STORE) --offline
+	$(BIN)/ftprobe table sweeps/quickstart.yaml --store $(STORE)
+	$(BIN)/ftprobe report sweeps/quickstart.yaml --store $(STORE) --out $(STORE)/quickstart.html
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not hub and not gpu" -n 2 --dist loadscope
+
+test-all: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest
+
+bench: $(VENV)/.dev
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache demo-store

@@ -1,0 +1,1 @@
+"""Analyses shipped with ftprobe: one module per study, found by name."""

@@ -1,0 +1,207 @@
+"""The commands as functions: plan a study, run it, read its records.
+
+>>> import ftprobe
+>>> study = ftprobe.load_study("sweeps/quickstart.yaml")     # doctest: +SKIP
+>>> ftprobe.run(study, store="my-store").failed              # doctest: +SKIP
+{}
+>>> ftprobe.records(study, store="my-store").collect()       # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ftprobe.corpora import labels_id, prepare
+from ftprobe.planner import Plan, Stage, make_plan
+from ftprobe.store import Store
+from ftprobe.study import Study, load_study
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from ftprobe.schedule import Schedule
+    from ftprobe.sweep import Observer
+
+DEFAULT_STORE = "ftprobe-store"
+
+
+class Summary(NamedTuple):
+    """How a run ended.
+
+    Attributes
+    ----------
+    counts : mapping of stage to mapping of state to int
+        Trials by stage and state.
+    failed : dict of trial name to error
+        Failed and skipped trials.
+    stopped : str
+        Why the run stopped early (the store could not be written), or empty.
+    interrupted : bool
+        Ctrl-C; what was finished is in the store.
+    """
+
+    counts: Mapping[Stage, Mapping[str, int]]
+    failed: Mapping[str, str]
+    stopped: str
+    interrupted: bool
+    wall_s: float
+    warnings: tuple[str, ...]
+
+    @property
+    def started(self) -> int:
+        """Trials that this run executed."""
+        return sum(n for states in self.counts.values() for state, n in states.items() if state in ("done", "failed"))
+
+
+def open_store(store: str | Path | Store | None = None) -> Store:
+    """The store at a path or URL; by default `FTPROBE_STORE`, else `ftprobe-store` here."""
+    if isinstance(store, Store):
+        return store
+    return Store.open(store or os.environ.get("FTPROBE_STORE") or DEFAULT_STORE)
+
+
+def as_study(study: str | Path | Study) -> Study:
+    """A study, or the file of one."""
+    return study if isinstance(study, Study) else load_study(study)
+
+
+def plan(
+    study: str | Path | Study,
+    *,
+    store: str | Path | Store | None = None,
+    data: str | None = None,
+    offline: bool = False,
+) -> Plan:
+    """Resolve a study into trials; local and built-in data are read (once per store) so that counts are exact.
+
+    Raises
+    ------
+    InputError
+        Everything wrong with the study and its local data.
+    """
+    opened, loaded = open_store(store), as_study(study)
+    first = make_plan(loaded, opened, data_dir=data, offline=offline)
+    local = [s for s in first.sources if not str(s.corpus_spec.get("fingerprint", "")).startswith("hub:")]
+    if not _unprepared(local, opened):
+        return first
+    prepare(local, opened)
+    return make_plan(loaded, opened, data_dir=data, offline=offline)
+
+
+def run(
+    study: str | Path | Study,
+    *,
+    store: str | Path | Store | None = None,
+    data: str | None = None,
+    offline: bool = False,
+    address: str | None = None,
+    inline: bool = False,
+    device: str | None = None,
+    threads: int | None = None,
+    observer: Observer | None = None,
+) -> Summary:
+    """Run what is missing of a study: on Ray Tune, or in this process with `inline`.
+
+    Parameters
+    ----------
+    address : str, optional
+        A Ray cluster (`auto`, `ray://head:10001`); by default a local Ray is started and stopped.
+    device : str, optional
+        For `inline`: `cpu` or `cuda`; by default a GPU where torch sees one.
+    threads : int, optional
+        For `inline`: cores to use; by default all. CPU results repeat to the last bit at an equal number of threads.
+
+    Raises
+    ------
+    InputError
+        Everything wrong with the study, its data, or what it asks of the cluster; nothing has been started then.
+    """
+    opened, loaded, begun = open_store(store), as_study(study), time.time()
+    planned = plan(loaded, store=opened, data=data, offline=offline)
+    notes = prepare(planned.sources, opened)
+    opened.save_study(loaded.name, _document(planned))
+    from ftprobe.schedule import Schedule
+
+    schedule = Schedule(planned)
+    interrupted = False
+    if schedule.total:
+        interrupted = _execute(schedule, opened, observer, address, inline, device, threads)
+    names = {trial: planned.trials[trial].name for trial in schedule.errors}
+    stages = {trial: planned.trials[trial].stage for trial in schedule.errors}
+    return Summary(
+        schedule.counts(),
+        {f"{stages[t]} {names[t]}": error for t, error in schedule.errors.items()},
+        schedule.stopped,
+        interrupted or (not schedule.finished and not schedule.stopped),
+        time.time() - begun,
+        tuple(notes),
+    )
+
+
+def records(
+    study: str | Path | Study,
+    *,
+    store: str | Path | Store | None = None,
+    data: str | None = None,
+    offline: bool = True,
+) -> pl.LazyFrame:
+    """The tidy records of a study: one row a number, in the columns of METHODS 0; only what the store holds."""
+    from ftprobe.records import scan
+
+    opened, loaded = open_store(store), as_study(study)
+    planned = make_plan(loaded, opened, data_dir=data, offline=offline)
+    held = {trial: planned.trials[trial].stage for trial in planned.existing}
+    labels = {labels_id(source) for source in planned.sources}
+    held_labels = {key for _, key in opened.existing([("labels", key) for key in labels])}
+    parts = []
+    for trial, columns in planned.labels:
+        stage = held.get(trial) or ("labels" if trial in held_labels else None)
+        if stage is not None:
+            parts.append((str(opened.file(stage, trial, "records.parquet")), {**columns, "trial": trial}))
+    return scan(parts)
+
+
+def _unprepared(sources: list[Any], store: Store) -> bool:
+    wanted = {("labels", labels_id(source)) for source in sources}
+    return store.existing(wanted) != wanted
+
+
+def _document(planned: Plan) -> dict[str, Any]:
+    """What the store keeps of a study: enough for `status` and for finding artifacts that nothing needs."""
+    study = planned.study
+    return {
+        "name": study.name,
+        "path": str(study.path) if study.path else None,
+        "trials": [{"id": t.id, "stage": t.stage, "name": t.name} for t in planned.trials.values()],
+        "labels": [labels_id(s) for s in planned.sources],
+    }
+
+
+def _execute(
+    schedule: Schedule,
+    store: Store,
+    observer: Observer | None,
+    address: str | None,
+    inline: bool,
+    device: str | None,
+    threads: int | None,
+) -> bool:
+    """Drive the schedule; True if it was interrupted."""
+    from ftprobe import sweep
+
+    watch = observer or sweep.Silent()
+    try:
+        if inline:
+            import torch
+
+            chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+            sweep.run_inline(schedule, store, watch, device=chosen, threads=threads or os.cpu_count() or 1)
+        else:
+            sweep.run_ray(schedule, store, watch, address=address)
+    except KeyboardInterrupt:
+        return True
+    return False

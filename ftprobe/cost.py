@@ -1,0 +1,109 @@
+"""What a trial costs before it runs: floating-point operations, tokens and bytes.
+
+Operations are counted as 2 per parameter and token of a forward pass over the transformer blocks (Kaplan et al. 2020,
+section 2.1), three times that in training. Seconds follow from the speed that past manifests of the same stage show.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from ftprobe.activations.shards import expected_bytes
+from ftprobe.architecture import Architecture
+from ftprobe.study import ActivationOptions, FinetuneOptions
+
+# Before any trial has run: a few CPU cores. GFLOP/s reached, not peak.
+DEFAULT_SPEED = {"finetune": 4.0e10, "activations": 4.0e10, "probe": 1.0e10}
+CHARACTERS_PER_TOKEN = 4.0
+TOKENS_PER_SENTENCE = 24.0
+
+
+class Cost(NamedTuple):
+    """Floating-point operations, tokens through the model, bytes of the artifact (`bytes` is exact for activations)."""
+
+    flops: float
+    tokens: float
+    bytes: int
+
+
+class Workload(NamedTuple):
+    """Counts of a task's text by split; `exact` once the data has been read."""
+
+    sentences: Mapping[str, int]
+    words: Mapping[str, int]
+    tokens_per_sentence: float
+    items: Mapping[str, int]
+    n_labels: int
+    exact: bool
+
+    @classmethod
+    def of(cls, sizes: Mapping[Any, int] | None, counts: Mapping[str, Any] | None) -> Workload:
+        """From the counts of a prepared corpus, else from its official sizes."""
+        if counts is None:
+            sentences = dict(sizes or {})
+            return cls(sentences, {}, TOKENS_PER_SENTENCE, sentences, 2, False)
+        n = max(1, sum(counts["sentences"].values()))
+        tokens = sum(counts["characters"].values()) / n / CHARACTERS_PER_TOKEN + 2
+        return cls(counts["sentences"], counts["words"], tokens, counts["items"], counts["n_labels"], True)
+
+    def capped(self, caps: Mapping[str, int | None]) -> dict[str, int]:
+        """Sentences by split after sampling."""
+        return {split: n if (cap := caps.get(split)) is None else min(n, cap) for split, n in self.sentences.items()}
+
+
+def finetune_cost(architecture: Architecture, work: Workload, options: FinetuneOptions) -> Cost:
+    """Training over all epochs plus one evaluation per epoch; bytes = float32 weights."""
+    caps = {"train": options.train_items, "dev": options.dev_items, "test": options.dev_items}
+    n = work.capped(caps)
+    length = min(work.tokens_per_sentence, options.max_length)
+    trained = n.get("train", 0) * options.epochs * length
+    scored = (n.get("test", 0) or n.get("dev", 0)) * options.epochs * length
+    flops = _forward(architecture) * (3 * trained + scored)
+    return Cost(flops, trained + scored, 4 * architecture.parameters)
+
+
+def activation_cost(architecture: Architecture, work: Workload, options: ActivationOptions, level: str) -> Cost:
+    """One forward pass; bytes of every layer's Arrow files."""
+    n = work.capped(_caps(options))
+    tokens = sum(n.values()) * min(work.tokens_per_sentence, options.max_length)
+    items = sum(n.values())
+    if level == "word":
+        items = round(sum(n[s] / max(1, work.sentences[s]) * work.words.get(s, 0) for s in n))
+    size = expected_bytes(items, architecture.n_layers + 1, architecture.dim, options.dtype)
+    return Cost(_forward(architecture) * tokens, tokens, size)
+
+
+def probe_cost(
+    architecture: Architecture,
+    work: Workload,
+    options: ActivationOptions,
+    n_layers: int,
+    probe: Mapping[str, Any],
+) -> Cost:
+    """Gradient evaluations of every cell: 4 N D K operations each, about 60 of them."""
+    n = work.capped(_caps(options))
+    share = n.get("train", 0) / max(1, work.sentences.get("train", 1))
+    train = work.items.get("train", 0) * share
+    cells = n_layers * len(probe.get("strength", (0,)))
+    flops = 4.0 * train * architecture.dim * max(2, work.n_labels) * cells * 60
+    return Cost(flops, 0.0, 40_000)
+
+
+def speeds(manifests: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Operations per second of each stage: the median over past manifests, the default where there are none."""
+    seen: dict[str, list[float]] = {}
+    for manifest in manifests:
+        flops, wall = manifest.get("planned_flops", 0), manifest.get("wall_s", 0)
+        if flops and wall:
+            seen.setdefault(str(manifest["stage"]), []).append(flops / wall)
+    return {stage: statistics.median(seen[stage]) if stage in seen else speed for stage, speed in DEFAULT_SPEED.items()}
+
+
+def _caps(options: ActivationOptions) -> dict[str, int | None]:
+    return {"train": options.train_items, "dev": options.dev_items, "test": options.test_items}
+
+
+def _forward(architecture: Architecture) -> float:
+    return 2.0 * 12.0 * architecture.n_layers * architecture.dim**2

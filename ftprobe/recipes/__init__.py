@@ -1,1 +1,0 @@
-"""Studies and analyses shipped with ftprobe, as data."""

@@ -1,0 +1,198 @@
+"""The schedule: which packs of trials may run now, and what a finished, failed or corrupt one changes.
+
+A pack is the trials that run together: those of one group whose artifacts are missing. The schedule knows nothing of
+processes; the sweep and the in-process runner drive the same one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from ftprobe.planner import STAGES, Plan, Stage, Trial
+
+REBUILDS = 2  # how often one corrupt artifact is rebuilt before its dependents fail
+
+State = Literal["done", "failed", "skipped", "reused"]
+
+
+class Pack(NamedTuple):
+    """Trials that run as one: `id` is that of the first, with the attempt behind it after a rebuild."""
+
+    id: str
+    stage: Stage
+    trials: tuple[Trial, ...]
+    parents: frozenset[str]
+
+
+class Result(NamedTuple):
+    """What became of a pack.
+
+    `store`: the store could not be written. `corrupt` names (stage, artifact) pairs that a trial found damaged when it read its inputs.
+    """
+
+    state: Literal["done", "failed", "corrupt", "store"]
+    error: str = ""
+    corrupt: tuple[tuple[str, str], ...] = ()
+    wall_s: float = 0.0
+    metrics: Mapping[str, object] = {}
+
+
+def packs(trials: Sequence[Trial]) -> list[Pack]:
+    """Group missing trials into packs, in plan order."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(trial.group, []).append(trial)
+    return [
+        Pack(group[0].id, group[0].stage, tuple(group), frozenset(p for t in group for p in t.parents))
+        for group in groups.values()
+    ]
+
+
+@dataclasses.dataclass
+class Schedule:
+    """Progress through a plan's missing trials.
+
+    Attributes
+    ----------
+    states : dict of str to State
+        The trials that have come to an end.
+    errors : dict of str to str
+        Why a trial failed or was skipped.
+    """
+
+    plan: Plan
+    states: dict[str, State] = dataclasses.field(default_factory=dict)
+    errors: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        missing = self.plan.missing()
+        self.total = len(missing)
+        self._needed = {t.id for t in missing}
+        self._depth = _critical(self.plan)
+        self._waiting: dict[str, Pack] = {}
+        self._ready: list[tuple[float, int, str]] = []
+        self._packs: dict[str, Pack] = {}
+        self._running: set[str] = set()
+        self._rebuilt: dict[str, int] = {}
+        self._children: dict[str, list[str]] = {}
+        self._order = 0
+        self.stopped = ""
+        for trial in self.plan.trials.values():
+            if trial.id not in self._needed and trial.id in self.plan.existing:
+                self.states[trial.id] = "reused"
+        for pack in packs(missing):
+            self._add(pack)
+
+    def _add(self, pack: Pack) -> None:
+        self._packs[pack.id] = pack
+        open_parents = [p for p in pack.parents if self._open(p)]
+        if not open_parents:
+            self._order += 1
+            heapq.heappush(self._ready, (-max(self._depth[t.id] for t in pack.trials), self._order, pack.id))
+            return
+        self._waiting[pack.id] = pack
+        for parent in open_parents:
+            self._children.setdefault(parent, []).append(pack.id)
+
+    def _open(self, trial: str) -> bool:
+        return trial in self._needed and self.states.get(trial) not in ("done", "reused")
+
+    def next(self) -> Pack | None:
+        """The next pack to start (longest remaining path first), or None if none is ready now."""
+        if not self._ready:
+            return None
+        pack = self._packs[heapq.heappop(self._ready)[2]]
+        self._running.add(pack.id)
+        return pack
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is ready, running or waiting."""
+        return not (self._ready or self._running or self._waiting)
+
+    @property
+    def running(self) -> tuple[Pack, ...]:
+        """Packs that have been handed out and not come back."""
+        return tuple(self._packs[key] for key in self._running)
+
+    def complete(self, pack: str, result: Result) -> None:
+        """Take a pack's result: unlock, skip or rebuild."""
+        self._running.discard(pack)
+        trials = self._packs[pack].trials
+        if result.state == "corrupt" and not self.stopped and self._rebuild(pack, result.corrupt):
+            return
+        state: State = "done" if result.state == "done" else "failed"
+        for trial in trials:
+            self.states[trial.id] = state
+            if state == "failed":
+                self.errors[trial.id] = result.error
+        if state == "done":
+            self._release(t.id for t in trials)
+        else:
+            for trial in trials:
+                self._skip(trial.id, trial.name)
+
+    def _release(self, trials: Iterable[str]) -> None:
+        for trial in trials:
+            for child in self._children.pop(trial, ()):
+                pack = self._waiting.pop(child, None)
+                if pack is not None:
+                    self._add(pack)
+
+    def _skip(self, trial: str, cause: str) -> None:
+        for child in self._children.pop(trial, ()):
+            pack = self._waiting.pop(child, None)
+            for skipped in pack.trials if pack else ():
+                self.states[skipped.id] = "skipped"
+                self.errors[skipped.id] = f"skipped: {cause} failed"
+                self._skip(skipped.id, cause)
+
+    def _rebuild(self, pack: str, corrupt: Iterable[tuple[str, str]]) -> bool:
+        """Run again what made a damaged artifact, then the pack that found it; False after too many attempts."""
+        broken = [key for _, key in corrupt]
+        if any(self._rebuilt.get(key, 0) >= REBUILDS for key in broken):
+            return False
+        for key in broken:
+            self._rebuilt[key] = self._rebuilt.get(key, 0) + 1
+        for trial in (self.plan.trials[key] for key in broken if key in self.plan.trials):
+            again = any(trial in p.trials for p in (*self.running, *self._waiting.values()))
+            self.states.pop(trial.id, None)
+            self._needed.add(trial.id)
+            if not again and not any(trial in self._packs[key].trials for _, _, key in self._ready):
+                name = f"{trial.id}-{self._rebuilt[trial.id]}"
+                self._add(Pack(name, trial.stage, (trial,), frozenset(trial.parents)))
+        self._add(self._packs[pack])
+        return True
+
+    def stop(self, reason: str) -> None:
+        """Start nothing more: everything not yet running is skipped."""
+        self.stopped = reason
+        queued = [self._packs[key] for _, _, key in self._ready]
+        for pack in (*queued, *self._waiting.values()):
+            for trial in pack.trials:
+                self.states[trial.id], self.errors[trial.id] = "skipped", f"skipped: {reason}"
+        self._ready, self._waiting, self._children = [], {}, {}
+
+    def counts(self) -> dict[Stage, dict[str, int]]:
+        """Trials by stage and state (`done`, `running`, `failed`, `skipped`, `reused`, `waiting`)."""
+        running = {t.id for pack in self.running for t in pack.trials}
+        table: dict[Stage, dict[str, int]] = {stage: {} for stage in STAGES}
+        for trial in self.plan.trials.values():
+            if trial.id not in self._needed and trial.id not in self.states:
+                continue
+            state = "running" if trial.id in running else self.states.get(trial.id, "waiting")
+            table[trial.stage][state] = table[trial.stage].get(state, 0) + 1
+        return table
+
+
+def _critical(plan: Plan) -> dict[str, float]:
+    """Operations on the longest path from each trial to the end of the plan."""
+    depth: dict[str, float] = dict.fromkeys(plan.trials, 0.0)
+    for trial in reversed(plan.trials.values()):
+        depth[trial.id] += trial.cost.flops
+        for parent in trial.parents:
+            depth[parent] = max(depth[parent], depth[trial.id])
+    return depth

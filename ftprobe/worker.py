@@ -1,0 +1,263 @@
+"""The worker: a pack of trials in, their artifacts in the store out; with or without ray.
+
+Errors of a trial are results, not crashes: they are recorded in the store with traceback and spec, and returned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from ftprobe.activations import Pooling
+from ftprobe.corpora import load_corpus, load_labels
+from ftprobe.errors import CorruptArtifact, InputError, StoreError
+from ftprobe.hashing import derive_seed
+from ftprobe.manifest import describe
+from ftprobe.measurement import Outcome
+from ftprobe.probes import PROBES, ProbeData
+from ftprobe.records import write_part, write_predictions
+from ftprobe.store import Store
+from ftprobe.tasks.sampling import sample
+from ftprobe.tasks.types import TaskData
+
+Report = Callable[[dict[str, object]], None]
+Payload = Mapping[str, Any]  # Trial.payload()
+
+
+def run_pack(payloads: Sequence[Payload], store: Store, *, device: str, threads: int, report: Report) -> dict[str, Any]:
+    """Run the trials of one pack and publish what they made.
+
+    Returns
+    -------
+    dict
+        `state` (done, failed, corrupt), `error`, `corrupt` (stage, artifact pairs), `wall_s`, and the last metrics.
+    """
+    started = time.time()
+    todo = [p for p in payloads if not store.exists(p["stage"], p["id"])]
+    result: dict[str, Any] = {"state": "done", "error": "", "corrupt": [], "metrics": {}}
+    log = io.StringIO()
+    with _logged(log), _threads(threads):
+        try:
+            if todo:
+                result["metrics"] = _STAGES[todo[0]["stage"]](todo, store, device, threads, report)
+        except CorruptArtifact as error:
+            result.update(state="corrupt", error=str(error), corrupt=[(error.stage, error.artifact)])
+        except StoreError as error:
+            result.update(state="store", error=str(error))
+        except (Exception, SystemExit) as error:
+            result.update(state="failed", error=f"{type(error).__name__}: {error}")
+            traceback.print_exc(file=log)
+    with contextlib.suppress(StoreError):  # a full disk has no room for its own log either
+        _keep(store, payloads, result, log.getvalue())
+    return {**result, "wall_s": time.time() - started}
+
+
+def _keep(store: Store, payloads: Sequence[Payload], result: Mapping[str, Any], log: str) -> None:
+    for payload in payloads:
+        store.write_log(payload["id"], log)
+        if result["state"] == "failed":
+            failure = {key: payload[key] for key in ("name", "stage", "spec")}
+            store.record_failure(payload["id"], {**failure, "error": result["error"], "traceback": log[-20_000:]})
+        elif result["state"] == "done":
+            store.clear_failure(payload["id"])
+
+
+def _finetune(todo: Sequence[Payload], store: Store, device: str, threads: int, report: Report) -> dict[str, Any]:
+    from ftprobe.finetune import finetune
+    from ftprobe.models.load import load_encoder
+    from ftprobe.study import FinetuneOptions
+
+    (payload,) = todo
+    spec, where = payload["spec"], payload["where"]
+    task = TaskData(load_corpus(store, spec["corpus"]), load_labels(store, spec["labels"]))
+    last: dict[str, object] = {}
+
+    def reported(metrics: dict[str, object]) -> None:
+        last.update(metrics)
+        report(metrics)
+
+    with _publishing(payload, store, device, threads) as (folder, done):
+        done(
+            finetune(
+                FinetuneOptions.model_validate(spec["options"]),
+                task,
+                level=spec["level"],
+                metrics=tuple(spec["metrics"]),
+                load=lambda: load_encoder(**_load_arguments(spec["model"], where)),
+                seed=derive_seed(spec["study_seed"], "finetune", spec["seed"]),
+                out=folder,
+                report=reported,
+                device=device,
+            )
+        )
+    return last
+
+
+def _load_arguments(model: Mapping[str, Any], where: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "location": where["location"],
+        "revision": model.get("revision"),
+        "init": model["init"],
+        "seed": model.get("init_seed", 0),
+        "offline": where["offline"],
+    }
+
+
+def _activations(todo: Sequence[Payload], store: Store, device: str, threads: int, report: Report) -> dict[str, Any]:
+    from ftprobe.activations.extract import extract
+    from ftprobe.models.load import load_encoder
+
+    spec, where = todo[0]["spec"], todo[0]["where"]
+    corpus = load_corpus(store, spec["corpus"])
+    if spec["model"] is None:
+        encoder = load_encoder(str(store.fetch("finetune", spec["parents"][0])), offline=True)
+    else:
+        encoder = load_encoder(**_load_arguments(spec["model"], where))
+    poolings = [Pooling(p["spec"]["level"], p["spec"]["pooling"], p["spec"]["special"]) for p in todo]
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(_publishing(p, store, device, threads)) for p in todo]
+        outcomes = extract(
+            encoder,
+            corpus,
+            sample(corpus, spec["sample"]),
+            poolings,
+            max_length=spec["max_length"],
+            overflow=spec["overflow"],
+            dtype=spec["dtype"],
+            out=[folder for folder, _ in opened],
+            device=device,
+        )
+        for (_, done), outcome in zip(opened, outcomes, strict=True):
+            done(outcome)
+    return dict(outcomes[0].facts)
+
+
+def _probe(todo: Sequence[Payload], store: Store, device: str, threads: int, report: Report) -> dict[str, Any]:
+    from importlib import import_module
+
+    (payload,) = todo
+    spec = payload["spec"]
+    probe = PROBES[spec["kind"]]
+    module, _, function = probe.runner.partition(":")
+    run = getattr(import_module(module), function)
+    data = probe_data(store, spec["parents"][0], spec["labels"], spec["layers"])
+    with _publishing(payload, store, device, threads) as (_, done):
+        outcome = run(
+            probe.Options.model_validate(spec["options"]),
+            data,
+            seed=derive_seed(spec["study_seed"], "probe", spec["seed"]),
+            device=device,
+            threads=threads,
+            report=report,
+        )
+        done(outcome)
+    best = [m.value for m in outcome.measurements if m.metric == "accuracy" and m.value == m.value]
+    return {"metric": "accuracy", "value": max(best)} if best else {}
+
+
+def probe_data(store: Store, activations: str, labels: str, layers: Sequence[int]) -> ProbeData:
+    """Join activations with labels on (sentence, word), in item order.
+
+    Items of the sample whose label exists but whose activation was dropped are counted in `n_dropped`.
+
+    Raises
+    ------
+    InputError
+        No item has both an activation and a label.
+    """
+    from ftprobe.activations.shards import items, open_layer
+
+    folder = store.fetch("activations", activations)
+    held, labelled = items(folder), load_labels(store, labels)
+    names = tuple(sorted(set(labelled.label_N)))
+    rank = {name: index for index, name in enumerate(names)}
+    y_of = {(s, w): rank[y] for s, w, y in zip(labelled.sentence_N, labelled.word_N, labelled.label_N, strict=True)}
+    keys = list(zip(held.sentence_N.tolist(), held.word_N.tolist(), strict=True))
+    rows = np.array([i for i, key in enumerate(keys) if key in y_of], dtype=np.int64)
+    if not len(rows):
+        raise InputError.one(
+            labelled.task, "no item has both an activation and a label", "check that every word keeps a sub-word"
+        )
+    spec = store.manifest("activations", activations)["spec"]
+    sampled = set(sample(load_corpus(store, spec["corpus"]), spec["sample"]))
+    wanted = sum(s in sampled for s in labelled.sentence_N)
+    whole = len(rows) == len(keys)
+
+    def layer(index: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        h_ND = open_layer(folder, index)
+        return np.asarray(h_ND if whole else h_ND[rows], dtype=np.float32)
+
+    return ProbeData(
+        layer=layer,
+        layers=tuple(layers),
+        y_N=np.array([y_of[keys[i]] for i in rows], dtype=np.int32),
+        labels=names,
+        split_N=np.asarray(held.split_N)[rows],
+        sentence_N=held.sentence_N[rows],
+        word_N=held.word_N[rows],
+        n_dropped=wanted - len(rows),
+    )
+
+
+_STAGES = {"finetune": _finetune, "activations": _activations, "probe": _probe}
+
+
+@contextlib.contextmanager
+def _publishing(
+    payload: Payload, store: Store, device: str, threads: int
+) -> Iterator[tuple[Path, Callable[[Outcome], None]]]:
+    """A scratch folder that becomes the trial's artifact if the block calls `done(outcome)` and ends well."""
+    started, cpu_started = time.time(), time.process_time()
+    outcomes: list[Outcome] = []
+    with store.workdir() as folder:
+        yield folder, outcomes.append
+        (outcome,) = outcomes
+        common = {k: v for k, v in payload["columns"].items() if v is not None}
+        write_part(folder, outcome.measurements, common)
+        if outcome.predictions:
+            write_predictions(folder, outcome.predictions)
+        facts = {**outcome.facts, "planned_flops": payload["flops"]}
+        manifest = describe(
+            trial={key: payload[key] for key in ("id", "name", "stage", "spec", "parents")},
+            started=started,
+            cpu_started=cpu_started,
+            device=device,
+            threads=threads,
+            facts=facts,
+        )
+        store.publish(payload["stage"], payload["id"], folder, manifest)
+
+
+@contextlib.contextmanager
+def _threads(threads: int) -> Iterator[None]:
+    """Hold torch and BLAS to the trial's own cores."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    with threadpool_limits(threads):
+        yield
+    torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _logged(log: TextIO) -> Iterator[None]:
+    """Everything a trial prints or logs goes to its log."""
+    handler = logging.StreamHandler(log)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            yield
+    finally:
+        root.removeHandler(handler)

@@ -1,0 +1,280 @@
+"""Faults, each injected into a real study on a real Ray with real weights; the records must not show them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import psutil
+import pytest
+import yaml
+
+import ftprobe
+
+pytestmark = pytest.mark.ray
+STAGES = ("finetune", "activations", "probe")
+
+
+def study_file(folder: Path, minilm: str, **changes: object) -> Path:
+    document = {
+        "name": "faults",
+        "models": {"minilm": {"checkpoint": minilm}},
+        "finetune": [
+            {
+                "task": "acceptability@grammar",
+                "seed": [0, 1],
+                "epochs": 1,
+                "batch_size": 16,
+                "train_items": 48,
+                "dev_items": 32,
+            }
+        ],
+        "probe": [
+            {
+                "task": ["word_order@grammar", "acceptability@grammar"],
+                "pooling": ["cls", "mean"],
+                "train_items": 120,
+                "dev_items": 40,
+                "test_items": 40,
+                "probe": {"kind": "linear", "strength": [1.0e-3, 1.0e-2]},
+            }
+        ],
+        **changes,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "faults.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def command(study: Path, store: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "ftprobe.cli", "run", str(study), "--store", str(store), "--offline", *more]
+
+
+def run(study: Path, store: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(study, store, *more), capture_output=True, text=True, timeout=280, check=False)
+
+
+def artifacts(store: Path) -> dict[str, float]:
+    """When each finished trial was finished."""
+    return {
+        path.parent.name: path.stat().st_mtime
+        for stage in STAGES
+        for path in (store / "artifacts" / stage).glob("*/manifest.json")
+    }
+
+
+def numbers(study: Path, store: Path) -> pl.DataFrame:
+    frame = ftprobe.records(study, store=store).collect()
+    return frame.sort(frame.columns)
+
+
+def same(left: pl.DataFrame, right: pl.DataFrame) -> None:
+    """Equal rows: every column to the last bit, except throughput facts that no record holds."""
+    assert left.height > 100
+    pl.testing.assert_frame_equal(left, right, check_exact=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    study, store = study_file(folder, minilm), folder / "store"
+    done = run(study, store)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return study, store
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:
+    end = time.time() + seconds
+    while time.time() < end and process.poll() is None:
+        if condition():
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"never happened; exit code {process.poll()}")
+
+
+def kill_tree(process: subprocess.Popen[str]) -> None:
+    """SIGKILL the driver alone; what it started must end by itself or do no harm."""
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_same_command_again_starts_nothing_and_is_quick(undisturbed: tuple[Path, Path]) -> None:
+    study, store = undisturbed
+    before, begun = artifacts(store), time.time()
+    again = run(study, store)
+    wall = time.time() - begun
+    assert again.returncode == 0
+    assert artifacts(store) == before
+    assert "done" not in again.stdout
+    assert wall < 6, wall
+
+
+def test_ray_and_inline_give_the_same_records(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+    study, store = undisturbed
+    inline = run(study, tmp_path / "store", "--inline", "--threads", "1")
+    assert inline.returncode == 0, inline.stderr
+    same(numbers(study, store), numbers(study, tmp_path / "store"))
+
+
+def test_killed_driver_then_same_command(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+    study, reference = undisturbed
+    store = tmp_path / "store"
+    with subprocess.Popen(command(study, store), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as driver:
+        wait_for(lambda: len(artifacts(store)) >= 3, driver)
+        kill_tree(driver)
+    time.sleep(1)
+    before = artifacts(store)
+    again = run(study, store)
+    assert again.returncode == 0, again.stdout + again.stderr
+    after = artifacts(store)
+    assert all(after[key] == finished for key, finished in before.items())
+    same(numbers(study, store), numbers(study, reference))
+
+
+def test_killed_worker_is_retried(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+    study, reference = undisturbed
+    store = tmp_path / "store"
+    with subprocess.Popen(command(study, store), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as driver:
+        victims: list[psutil.Process] = []
+
+        def working() -> bool:
+            for process in psutil.Process(driver.pid).children(recursive=True):
+                try:
+                    if process.name().startswith("ray::") and "ImplicitFunc" in " ".join(process.cmdline()):
+                        victims.append(process)
+                        return True
+                except psutil.Error:
+                    continue
+            return False
+
+        wait_for(working, driver)
+        wait_for(lambda: len(artifacts(store)) >= 1, driver)
+        victims[0].kill()
+        output, _ = driver.communicate(timeout=250)
+    assert driver.returncode == 0, output
+    same(numbers(study, store), numbers(study, reference))
+
+
+def test_interrupt_leaves_a_resumable_store(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+    study, reference = undisturbed
+    store = tmp_path / "store"
+    with subprocess.Popen(
+        command(study, store), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as driver:
+        wait_for(lambda: len(artifacts(store)) >= 2, driver)
+        os.kill(driver.pid, signal.SIGINT)
+        _, errors = driver.communicate(timeout=120)
+    assert driver.returncode == 130, errors
+    assert "run the same command" in errors
+    assert run(study, store).returncode == 0
+    same(numbers(study, store), numbers(study, reference))
+
+
+def test_two_drivers_on_one_store(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+    study, reference = undisturbed
+    store = tmp_path / "store"
+    pair = [
+        subprocess.Popen(command(study, store), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(2)
+    ]
+    for driver in pair:
+        output, _ = driver.communicate(timeout=280)
+        assert driver.returncode == 0, output
+    same(numbers(study, store), numbers(study, reference))
+
+
+def test_a_failing_trial_skips_its_dependents_only(minilm: str, tmp_path: Path) -> None:
+    sst2 = tmp_path / "data" / "sst2"
+    sst2.mkdir(parents=True)
+    rows = "\n".join(f"sentence number {i}\t1" for i in range(40))
+    (sst2 / "train.tsv").write_text(f"sentence\tlabel\n{rows}\n")
+    (sst2 / "dev.tsv").write_text("sentence\tlabel\ngood\t1\nbad\t0\n")
+    study = study_file(
+        tmp_path,
+        minilm,
+        data={"sst2": str(sst2)},
+        finetune=[
+            {"task": "sst2", "epochs": 1},
+            {"task": "acceptability@grammar", "epochs": 1, "train_items": 32, "dev_items": 16},
+        ],
+    )
+    done = run(study, tmp_path / "store")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.search(r"failed: finetune minilm/sst2.*class", done.stderr)
+    assert done.stderr.count("skipped: minilm/sst2") == 6
+    frame = numbers(study, tmp_path / "store")
+    assert set(frame.filter(pl.col("method") == "linear")["ft_task"].unique()) == {None, "acceptability"}
+    status = subprocess.run(
+        [sys.executable, "-m", "ftprobe.cli", "status", "--store", str(tmp_path / "store")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "failed" in status.stderr
+    assert ".log" in status.stderr
+
+
+def test_a_flipped_byte_is_found_and_rebuilt(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+    study, reference = undisturbed
+    store = tmp_path / "store"
+    subprocess.run(["cp", "-r", str(reference), str(store)], check=True)
+    shard = next((store / "artifacts" / "activations").glob("*/layer-03-000.arrow"))
+    broken = shard.parent.name
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    shard.write_bytes(bytes(data))
+    for path in (store / "artifacts" / "probe").glob("*/manifest.json"):
+        if broken in json.loads(path.read_text())["parents"]:
+            path.unlink()
+    done = run(study, store)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rebuilding" in done.stdout
+    same(numbers(study, store), numbers(study, reference))
+
+
+def test_a_truncated_artifact_is_rebuilt(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+    study, reference = undisturbed
+    store = tmp_path / "store"
+    subprocess.run(["cp", "-r", str(reference), str(store)], check=True)
+    part = next((store / "artifacts" / "probe").glob("*/records.parquet"))
+    part.write_bytes(part.read_bytes()[:-100])
+    assert run(study, store).returncode == 0
+    same(numbers(study, store), numbers(study, reference))
+
+
+def test_a_full_disk_stops_with_the_reason_and_loses_nothing(minilm: str, tmp_path: Path) -> None:
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(mount)], check=False).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        study = study_file(tmp_path, minilm)
+        done = run(study, mount / "store")
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "space" in done.stderr
+        assert "Traceback" not in done.stderr
+        subprocess.run(["mount", "-o", "remount,size=400m", str(mount)], check=True)
+        before = artifacts(mount / "store")
+        again = run(study, mount / "store")
+        assert again.returncode == 0, again.stdout + again.stderr
+        assert all(artifacts(mount / "store")[key] == finished for key, finished in before.items())
+    finally:
+        subprocess.run(["umount", str(mount)], check=False)
+
+
+def test_an_unwritable_store_is_bad_input(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+    study, _ = undisturbed
+    (tmp_path / "file").write_text("not a folder")
+    done = run(study, tmp_path / "file" / "store")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert str(tmp_path / "file") in done.stderr

@@ -1,0 +1,167 @@
+"""The schedule: order, skipping, rebuilding, stopping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ftprobe.cost import Cost
+from ftprobe.planner import Plan, Trial
+from ftprobe.schedule import REBUILDS, Result, Schedule, packs
+
+DONE = Result("done")
+
+
+def trial(key: str, *parents: str, stage: str = "probe", group: str = "", flops: float = 1.0) -> Trial:
+    return Trial(key, cast(Any, stage), f"name-{key}", {}, parents, group or key, {}, {}, Cost(flops, 0.0, 0))
+
+
+def plan(*trials: Trial, existing: frozenset[str] = frozenset()) -> Plan:
+    return Plan(cast(Any, None), {t.id: t for t in trials}, (), (), len(trials), existing)
+
+
+def drive(schedule: Schedule, outcomes: Mapping[str, Result] | None = None) -> list[str]:
+    order = []
+    while (pack := schedule.next()) is not None:
+        order.append(pack.id)
+        schedule.complete(pack.id, (outcomes or {}).get(pack.id, DONE))
+    assert schedule.finished
+    return order
+
+
+def chain() -> list[Trial]:
+    return [
+        trial("f", stage="finetune", flops=10),
+        trial("a", "f", stage="activations"),
+        trial("p1", "a"),
+        trial("p2", "a"),
+        trial("base", stage="activations"),
+        trial("p0", "base"),
+    ]
+
+
+def test_parents_come_first_and_the_longest_path_starts_first() -> None:
+    order = drive(Schedule(plan(*chain())))
+    assert order[0] == "f"
+    assert order.index("a") < order.index("p1")
+    assert order.index("base") < order.index("p0")
+    assert len(order) == 6
+
+
+def test_a_failure_skips_its_descendants_and_nothing_else() -> None:
+    schedule = Schedule(plan(*chain()))
+    order = drive(schedule, {"f": Result("failed", "ValueError: no")})
+    assert sorted(order) == ["base", "f", "p0"]
+    assert schedule.states == {
+        "f": "failed", "a": "skipped", "p1": "skipped", "p2": "skipped", "base": "done", "p0": "done",
+    }  # fmt: skip
+    assert schedule.errors["f"] == "ValueError: no"
+    assert schedule.errors["p2"] == "skipped: name-f failed"
+
+
+def test_what_exists_is_reused_and_unneeded_parents_are_not_rebuilt() -> None:
+    everything_but_a = frozenset({"f", "p1", "p2", "base", "p0"})
+    schedule = Schedule(plan(*chain(), existing=everything_but_a))
+    assert schedule.total == 0
+    assert schedule.next() is None
+    assert schedule.finished
+
+
+def test_a_missing_probe_brings_back_its_missing_activations() -> None:
+    schedule = Schedule(plan(*chain(), existing=frozenset({"f", "p1", "base", "p0"})))
+    assert drive(schedule) == ["a", "p2"]
+    assert schedule.counts()["finetune"] == {"reused": 1}
+
+
+def test_one_group_is_one_pack() -> None:
+    both = [trial("c", "f", stage="activations", group="g"), trial("m", "f", stage="activations", group="g")]
+    (only,) = packs(both)
+    assert [t.id for t in only.trials] == ["c", "m"]
+    schedule = Schedule(plan(trial("f", stage="finetune"), *both, trial("pc", "c"), trial("pm", "m")))
+    assert drive(schedule) == ["f", "c", "pc", "pm"]
+
+
+def test_a_corrupt_input_is_rebuilt_then_its_reader_runs_again() -> None:
+    schedule = Schedule(plan(*chain(), existing=frozenset({"f", "a", "base", "p0", "p1"})))
+    reader = schedule.next()
+    assert reader is not None
+    assert reader.id == "p2"
+    schedule.complete("p2", Result("corrupt", "a is short", (("activations", "a"),)))
+    again = schedule.next()
+    assert again is not None
+    assert [t.id for t in again.trials] == ["a"]
+    assert schedule.next() is None
+    schedule.complete(again.id, DONE)
+    assert drive(schedule) == ["p2"]
+    assert schedule.states["a"] == schedule.states["p2"] == "done"
+
+
+def test_an_input_that_stays_corrupt_fails_its_reader() -> None:
+    schedule = Schedule(plan(*chain(), existing=frozenset({"f", "a", "base", "p0", "p1"})))
+    corrupt = Result("corrupt", "a is short", (("activations", "a"),))
+    for _ in range(REBUILDS):
+        reader = schedule.next()
+        assert reader is not None
+        schedule.complete(reader.id, corrupt)
+        rebuild = schedule.next()
+        assert rebuild is not None
+        schedule.complete(rebuild.id, DONE)
+    drive(schedule, {"p2": corrupt})
+    assert schedule.states["p2"] == "failed"
+
+
+def test_two_readers_of_one_corrupt_input_rebuild_it_once() -> None:
+    schedule = Schedule(plan(*chain(), existing=frozenset({"f", "a", "base", "p0"})))
+    first, second = schedule.next(), schedule.next()
+    assert first is not None
+    assert second is not None
+    corrupt = Result("corrupt", "a is short", (("activations", "a"),))
+    schedule.complete(first.id, corrupt)
+    schedule.complete(second.id, corrupt)
+    order = drive(schedule)
+    assert sorted(order[1:]) == ["p1", "p2"]
+    assert order[0].startswith("a")
+
+
+def test_stop_skips_what_has_not_started() -> None:
+    schedule = Schedule(plan(*chain()))
+    first = schedule.next()
+    assert first is not None
+    schedule.stop("disk full")
+    assert not schedule.finished
+    schedule.complete(first.id, Result("store", "disk full"))
+    assert schedule.finished
+    assert schedule.states["f"] == "failed"
+    assert all(schedule.states[key] == "skipped" for key in ("a", "p1", "p2", "base", "p0"))
+
+
+@given(st.data())
+def test_every_trial_ends_and_never_before_its_parents(data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, 12))
+    trials = []
+    for i in range(n):
+        parents = data.draw(st.lists(st.integers(0, i - 1), unique=True, max_size=3)) if i else []
+        trials.append(trial(str(i), *map(str, parents)))
+    failing = data.draw(st.sets(st.integers(0, n - 1)))
+    schedule = Schedule(plan(*trials))
+    order = drive(schedule, {str(i): Result("failed", "x") for i in failing})
+    by_id = {t.id: t for t in trials}
+    for place, key in enumerate(order):
+        assert all(p in order[:place] and int(p) not in failing for p in by_id[key].parents)
+    for t in trials:
+        doomed = any(schedule.states[p] != "done" for p in t.parents)
+        expected = "skipped" if doomed else "failed" if int(t.id) in failing else "done"
+        assert schedule.states[t.id] == expected
+
+
+def test_running_is_counted() -> None:
+    schedule = Schedule(plan(*chain()))
+    schedule.next()
+    assert schedule.counts()["finetune"] == {"running": 1}
+    assert schedule.counts()["probe"] == {"waiting": 3}
+    with pytest.raises(KeyError):
+        schedule.complete("nothing", DONE)
