@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from ftprobe.errors import Problem
-from ftprobe.study.grid import Choice, Point, shown, unknown
+from ftprobe.study.grid import Choice, Point, at, shown, unknown
 from ftprobe.study.options import FinetuneRun, ProbeRun
 
 POOLINGS = {"sentence": ("cls", "mean"), "pair": ("cls", "mean"), "word": ("mean", "first", "last")}
@@ -53,11 +53,12 @@ def task_problems(task: Choice | None) -> list[Problem]:
     return [] if name in TASKS else [unknown("task", name, task.place, TASKS)]
 
 
-def corpus_problem(corpus: str, place: str) -> list[Problem]:
-    """Whether a key of `data` names a corpus that some task can read."""
+def corpus_problems(data: Collection[str], references: Collection[str]) -> list[Problem]:
+    """Whether each key of `data` is a corpus that a task has by default or that a reference names after its `@`."""
     from ftprobe.tasks import CORPORA
 
-    return [] if corpus in CORPORA else [unknown("corpus", corpus, place, CORPORA)]
+    known = {*CORPORA, *(reference.partition("@")[2] for reference in references)} - {""}
+    return [unknown("corpus", name, at("data", name), known) for name in data if name not in known]
 
 
 def unread_states(probe: Sequence[ProbeRun], finetune: Sequence[FinetuneRun]) -> list[Problem]:

@@ -5,11 +5,12 @@ Grids are already expanded here: a run is one point of a grid, and `place` says 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 Stage = Literal["finetune", "activations", "probe"]
 State = Literal["pretrained", "finetuned"]
@@ -22,6 +23,16 @@ Share = Annotated[float, Field(ge=0)]
 Below1 = Annotated[float, Field(ge=0, lt=1)]
 
 
+def _plain(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ValueError(f"{name!r} is no plain name (letters, digits, `.`, `_` and `-`)")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_plain)]
+"""A name that may stand in file names and tables."""
+
+
 class Options(BaseModel):
     """Values that never change, of exactly the types they say, with no key beyond those named."""
 
@@ -31,7 +42,7 @@ class Options(BaseModel):
 class ModelOptions(Options):
     """One pre-trained checkpoint and the name the study calls it by."""
 
-    alias: str
+    alias: Name
     """The study's own name of the model; it stands in records and tables."""
     checkpoint: Annotated[str, Field(min_length=1)]
     """`org/name` on the Hugging Face hub, a local folder, or `package:NAME/FOLDER` inside an installed package."""
@@ -126,7 +137,7 @@ class FinetuneEntry(FinetuneOptions):
 class StudyHead(Options):
     """The keys of a study that are neither models nor grids."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Name
     report: str | None = None
     paper: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0

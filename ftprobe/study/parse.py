@@ -8,9 +8,9 @@ from typing import get_args
 
 from ftprobe.checkpoint import form, spelling_problems
 from ftprobe.errors import InputError, Problem
-from ftprobe.study.checks import corpus_problem, unread_states
+from ftprobe.study.checks import corpus_problems, unread_states
 from ftprobe.study.entries import finetune_runs, probe_runs
-from ftprobe.study.grid import at, build, known_keys, point_of, shown, unknown
+from ftprobe.study.grid import Choice, at, axis, build, known_keys, point_of, shown, unknown
 from ftprobe.study.options import FinetuneRun, ModelOptions, ProbeRun, Resources, Stage, Study, StudyHead
 
 HEAD = tuple(StudyHead.model_fields)
@@ -48,6 +48,7 @@ def parse_study(document: Mapping[str, object], *, path: Path | None = None) -> 
     probe: list[ProbeRun] = []
     for entry, place in _entries(document, "probe", problems):
         probe += probe_runs(entry, place, models, states, problems)
+    problems += corpus_problems(data, _references(document))
     if tunable:
         problems += unread_states(probe, finetune)
     if not (document.get("finetune") or document.get("probe")):
@@ -79,7 +80,7 @@ def _models(document: Mapping[str, object], path: Path | None, problems: list[Pr
             problems.append(Problem(place, f"{shown(entry)} is not a mapping", "write {checkpoint: ...}"))
             continue
         given = known_keys(entry, MODEL_KEYS, place, problems)
-        built = build(ModelOptions, point_of({**given, "alias": alias}, place), place)
+        built = build(ModelOptions, {**point_of(given, place), "alias": Choice(alias, place)}, place)
         problems += built if isinstance(built, list) else []
         checkpoint, revision = given.get("checkpoint"), given.get("revision")
         if isinstance(checkpoint, str) and isinstance(revision, str | None):
@@ -113,7 +114,6 @@ def _data(document: Mapping[str, object], path: Path | None, problems: list[Prob
         if not isinstance(folder, str):
             problems.append(Problem(place, f"{shown(folder)} is not a path"))
         else:
-            problems += corpus_problem(corpus, place)
             data[corpus] = _located(folder, path)
     return data
 
@@ -144,6 +144,12 @@ def _mapping(document: Mapping[str, object], key: str, problems: list[Problem]) 
     if value is not None:
         problems.append(Problem(key, f"{shown(value)} is not a mapping", f"write `{key}: {{NAME: ...}}`"))
     return {}
+
+
+def _references(document: Mapping[str, object]) -> list[str]:
+    """Every task the entries name, right or wrong."""
+    entries = [entry for key in ("finetune", "probe") for entry, _ in _entries(document, key, [])]
+    return [str(choice.value) for entry in entries for choice in axis(entry.get("task"), "")]
 
 
 def _entries(
