@@ -1,0 +1,83 @@
+"""Scratch folders: where unfinished files lie, named after the process that owns them so that leftovers can be told.
+
+A name is `MACHINE-PID-RANDOM`. Leftovers of a dead process of this machine go at the next sweep; those of other
+machines, whose processes cannot be seen from here, once nothing in them has changed for a day.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import socket
+import time
+import uuid
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+STALE_AFTER_S = 86_400.0
+
+
+def scratch_name() -> str:
+    """A new name, unique everywhere, that tells its owner."""
+    return f"{machine()}-{os.getpid()}-{uuid.uuid4().hex}"
+
+
+@cache
+def machine() -> str:
+    """This set of process ids: host, boot and pid namespace, since two containers may share a host name."""
+    marks = [socket.gethostname()]
+    with suppress(OSError):  # not Linux: the host name alone
+        marks.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        marks.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.blake2b("\n".join(marks).encode(), digest_size=6).hexdigest()
+
+
+def sweep(folder: Path) -> None:
+    """Remove leftovers below `folder`; files that vanish meanwhile are another sweeper's work."""
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        if _is_left_over(entry):
+            discard(Path(entry.path))
+
+
+def discard(path: Path) -> None:
+    """Remove a file or a folder; what is gone already or cannot be removed stays for a later sweep."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _is_left_over(entry: os.DirEntry[str]) -> bool:
+    owner, _, rest = entry.name.partition("-")
+    pid = rest.partition("-")[0]
+    if owner == machine() and pid.isdigit():
+        return not _is_running(int(pid))
+    return time.time() - _newest(entry.path) > STALE_AFTER_S
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+def _newest(path: str) -> float:
+    """When anything at or below `path` last changed; a long trial may write only deep inside its folder."""
+    newest = 0.0
+    for place in (path, *(os.path.join(parent, n) for parent, ds, fs in os.walk(path) for n in (*ds, *fs))):
+        try:
+            newest = max(newest, os.lstat(place).st_mtime)
+        except FileNotFoundError:
+            continue
+    return newest
