@@ -1,0 +1,178 @@
+"""Training: transformers' Trainer around a classifier, watched epoch by epoch. Axes: N texts, K labels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from ftprobe.finetune.examples import Examples, batch
+from ftprobe.finetune.optimizer import parameter_groups, schedule_factor
+from ftprobe.finetune.scores import METRICS
+from ftprobe.hashing import derive_seed
+from ftprobe.models.heads import Classifier
+from ftprobe.models.inputs import EncodedTexts, pad
+from ftprobe.models.load import Encoder
+from ftprobe.study import FinetuneOptions
+
+Report = Callable[[dict[str, object]], None]
+
+
+class Guesses(NamedTuple):
+    """A head's answers on one split: label ids and their probabilities, both (N)."""
+
+    predicted_N: NDArray[np.int32]
+    score_N: NDArray[np.float32]
+
+
+class Epoch(NamedTuple):
+    """What is known at the end of an epoch: its number from 1, the updates so far, and answers per split."""
+
+    number: int
+    update: int
+    train_loss: float
+    guesses: Mapping[str, Guesses]
+
+
+class Training(TrainerCallback):  # type: ignore[misc]
+    """What is watched while a model trains: loss and answers per epoch, the best weights, the time spent training."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        classifier: Classifier,
+        splits: Mapping[str, Examples],
+        metric: str,
+        options: FinetuneOptions,
+        report: Report,
+    ) -> None:
+        self.encoder, self.classifier, self.splits, self.report = encoder, classifier, splits, report
+        self.metric, self.options = metric, options
+        self.epochs: list[Epoch] = []
+        self.kept = 0
+        self.wall_s = 0.0
+        self._best: tuple[float, dict[str, Tensor]] | None = None
+        self._losses: list[Tensor] = []
+        self._started = 0.0
+
+    def loss(self, logits_NK: Tensor, labels_N: Tensor, num_items_in_batch: object = None) -> Tensor:
+        """Mean cross-entropy of a batch, which also enters the epoch's training loss."""
+        loss = nn.functional.cross_entropy(logits_NK, labels_N)
+        self._losses.append(loss.detach() * len(labels_N))
+        return loss
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock of an epoch."""
+        self._losses.clear()
+        self._started = time.perf_counter()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Score the epoch, report it, and keep its weights if they are the best."""
+        train_loss = float(torch.stack(self._losses).sum()) / len(self.splits["train"].label_N)
+        self.wall_s += time.perf_counter() - self._started
+        number = len(self.epochs) + 1
+        if not np.isfinite(train_loss):
+            raise FloatingPointError(f"training loss is {train_loss} in epoch {number}; lower the learning rate")
+        scored = [split for split in self.splits if split != "train"]
+        answers = {split: predict(self.classifier, self.encoder, self.splits[split].texts) for split in scored}
+        self.epochs.append(Epoch(number, state.global_step, train_loss, answers))
+        split = "dev" if self.options.select == "best_dev" else "test"
+        value = self.score(self.metric, split, answers[split])
+        if self.options.select == "last":
+            self.kept = number - 1
+        elif self._best is None or value > self._best[0]:
+            self.kept = number - 1
+            self._best = value, {name: p.detach().cpu().clone() for name, p in self.classifier.state_dict().items()}
+        self.report({"epoch": number, "metric": self.metric, "value": value})
+
+    def restore_best(self) -> None:
+        """Put back the weights of the epoch that is kept."""
+        if self._best is not None and self.kept + 1 < len(self.epochs):
+            self.classifier.load_state_dict(self._best[1])
+
+    def score(self, metric: str, split: str, guesses: Guesses) -> float:
+        """A metric of answers on a split."""
+        return METRICS[metric](self.splits[split].label_N, guesses.predicted_N)
+
+    def collapsed(self) -> bool:
+        """Whether the kept epoch scores no better than always saying the most frequent label (METHODS 1.2)."""
+        gold_N = self.splits["test"].label_N
+        constant_N = np.full_like(gold_N, np.bincount(gold_N).argmax())
+        chance = METRICS[self.metric](gold_N, constant_N)
+        return self.score(self.metric, "test", self.epochs[self.kept].guesses["test"]) <= chance
+
+
+def train(training: Training, options: FinetuneOptions, *, seed: int, out: Path, device: str) -> None:
+    """Train the classifier of `training` and leave it with the weights of the epoch that is kept, on the CPU."""
+    classifier, examples = training.classifier, training.splits["train"]
+    arguments = TrainingArguments(
+        output_dir=str(out),
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=options.batch_size,
+        max_grad_norm=options.clip,
+        seed=derive_seed(seed, "dropout"),
+        data_seed=derive_seed(seed, "ft_order"),
+        use_cpu=device == "cpu",
+        dataloader_pin_memory=device != "cpu",
+        remove_unused_columns=False,
+        logging_nan_inf_filter=False,
+        logging_strategy="no",
+        save_strategy="no",
+        eval_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+    )
+    # One model on one device: with several visible the Trainer would wrap it in DataParallel and grow the batch.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    classifier.to(arguments.device)
+    updates = options.epochs * -(-len(examples.label_N) // options.batch_size)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(classifier, options.weight_decay),
+        lr=options.learning_rate,
+        betas=(options.beta1, options.beta2),
+        eps=options.epsilon,
+        fused=True,
+    )
+    factors = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: schedule_factor(step, updates=updates, warmup=options.warmup, then=options.schedule),
+    )
+    trainer = Trainer(
+        model=classifier,
+        args=arguments,
+        train_dataset=list(range(len(examples.label_N))),
+        data_collator=lambda indices: batch(training.encoder, examples, indices),
+        compute_loss_func=training.loss,
+        optimizers=(optimizer, factors),
+        callbacks=[training],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    training.restore_best()
+    classifier.eval().cpu()
+
+
+def predict(classifier: Classifier, encoder: Encoder, texts: EncodedTexts, batch_size: int = 64) -> Guesses:
+    """Most probable label of each text, in evaluation mode; texts of like length share a batch."""
+    device = classifier.output.weight.device
+    length_N = np.array(texts.lengths())
+    order_N = np.argsort(length_N, kind="stable")
+    predicted_N, score_N = np.empty(len(order_N), dtype=np.int32), np.empty(len(order_N), dtype=np.float32)
+    was_training = classifier.training
+    classifier.eval()
+    with torch.inference_mode():
+        for start in range(0, len(order_N), batch_size):
+            part = order_N[start : start + batch_size]
+            batch = pad(encoder, [texts.features_N[index] for index in part])
+            logits_NK = classifier(**{name: tensor.to(device) for name, tensor in batch.items()})
+            best = logits_NK.softmax(-1).max(-1)
+            predicted_N[part], score_N[part] = best.indices.cpu().numpy(), best.values.cpu().numpy()
+    classifier.train(was_training)
+    return Guesses(predicted_N, score_N)
