@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from ftprobe.errors import InputError, nearest
-from ftprobe.tasks import conllu_words, glue, grammar
+from ftprobe.tasks import conllu_words, glue, grammar, senteval, trec
 from ftprobe.tasks.task import Found as Found
 from ftprobe.tasks.task import Request as Request
 from ftprobe.tasks.task import Task as Task
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     TASKS: dict[str, Task]
     CORPORA: dict[str, tuple[str, ...]]
 
-FAMILIES = (glue, conllu_words, grammar)
+FAMILIES = (glue, trec, senteval, conllu_words, grammar)
+FEW = 1000
 
 
 @cache
@@ -103,17 +104,24 @@ def locate(
 
 
 def warnings(data: TaskData) -> list[str]:
-    """What the user should know about a label set: labels that occur in dev or test and never in train.
+    """What the user should know about a label set, one line each.
 
-    Such labels are kept: their items count as errors (METHODS 0).
+    Labels that occur in dev or test and never in train (they are kept: their items count as errors, METHODS 0), and
+    splits of generated sets with fewer than 1,000 sentences (METHODS 15).
     """
     seen: dict[str, Counter[str]] = {}
     for sentence, label in zip(data.labels.sentence_N, data.labels.label_N, strict=True):
         seen.setdefault(label, Counter())[data.corpus.sentences[sentence].split] += 1
-    return [
+    unseen = [
         f"label '{label}' never occurs in train: "
         + ", ".join(f"{count} {split} items" for split, count in sorted(counts.items()))
         + " count as errors"
         for label, counts in sorted(seen.items())
         if not counts["train"]
     ]
+    small = [
+        f"only {row.n_items} generated sentences in {row.split}: report intervals"
+        for row in data.measurements
+        if row.metric == "n_sentences" and row.n_items < FEW
+    ]
+    return unseen + small

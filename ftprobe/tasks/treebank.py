@@ -96,6 +96,8 @@ def _tree(block: _Block, document: str, path: Path, problems: list[Problem], pos
             _, form, lemma, upos, xpos, feats, head, deprel, _, _ = cells
             words.append(Word(form, lemma, upos, xpos, feats, int(head), deprel))
             lines.append(number)
+    if not words and len(problems) == before:
+        problems.append(Problem(f"{path}:{block.rows[0][0]}", "a sentence without words", "remove it or add words"))
     if len(problems) == before:
         problems += _head_problems(words, lines, path)
     named = {key[1:].strip(): value.strip() for key, _, value in (line.partition("=") for line in block.comments)}

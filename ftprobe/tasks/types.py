@@ -5,7 +5,10 @@ Axes: N items of a label set. A sentence item has word index -1.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from ftprobe.measurement import Measurement
 
 Split = Literal["train", "dev", "test"]
 Level = Literal["sentence", "pair", "word"]
@@ -39,7 +42,8 @@ class LabelSet(NamedTuple):
 
 
 class TaskData(NamedTuple):
-    """A corpus and one label set over it."""
+    """A corpus and one label set over it; `measurements` are the counts of text that was generated (METHODS 15)."""
 
     corpus: Corpus
     labels: LabelSet
+    measurements: tuple[Measurement, ...] = ()
