@@ -186,7 +186,7 @@ def _packed_rows(rows: Sequence[_Row]) -> Tokens:
         id_K=np.fromiter((i for row in rows for i in row.encoding.ids), np.int32, n_tokens),
         segment_K=np.fromiter((i for row in rows for i in row.encoding.type_ids), np.int8, n_tokens),
         special_K=special_K,
-        word_K=np.concatenate([row.word_T for row in rows]),
+        word_K=np.concatenate([np.empty(0, np.int32), *(row.word_T for row in rows)]),
         start_U1=start_U1,
         n_words_U=np.asarray([row.n_words for row in rows], dtype=np.int32),
         n_pieces_U=np.diff(piece_U1).astype(np.int32),

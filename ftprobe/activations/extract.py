@@ -29,6 +29,8 @@ from ftprobe.measurement import Measurement, Outcome
 from ftprobe.models.load import Encoder
 from ftprobe.tasks.types import Corpus
 
+# A CPU is fastest while a batch fits its caches: MiniLM takes 1.9 times as long with 8192 tokens as with 1024.
+_CPU_BUDGET, _ACCELERATOR_BUDGET = 1024, 8192
 _WINDOW = 16384  # texts sorted by length together: keeps the rows being written close to each other on disk
 
 
@@ -58,7 +60,7 @@ def extract(
     dtype: Dtype,
     out: Sequence[Path],
     device: str,
-    token_budget: int = 8192,
+    token_budget: int | None = None,
     shard_items: int = SHARD_ITEMS,
 ) -> list[Outcome]:
     """Write the activations of one model state on one corpus, one folder of `out` per pooling.
@@ -73,8 +75,8 @@ def extract(
         Longest sequence in tokens, special tokens included.
     overflow : {"truncate", "error"}
         Truncated texts are counted (`n_truncated`), and words that truncation cut are dropped and counted.
-    token_budget : int
-        Tokens of a batch, padding included.
+    token_budget : int, optional
+        Tokens of a batch, padding included; by default what suits the device.
 
     Returns
     -------
@@ -101,7 +103,8 @@ def extract(
     sentences = _sentences(aligned)
     module: torch.nn.Module = encoder.model
     module.to(device).eval()
-    for text_B in _batches(np.diff(aligned.tokens.start_U1), token_budget):
+    budget = token_budget or (_CPU_BUDGET if device == "cpu" else _ACCELERATOR_BUDGET)
+    for text_B in _batches(np.diff(aligned.tokens.start_U1), budget):
         states = _forward(encoder, aligned.tokens, text_B, device)
         for sink in sinks:
             _pool_and_write(sink, sentences, aligned.tokens, text_B, states, corpus)
@@ -161,10 +164,9 @@ def _forward(encoder: Encoder, tokens: Tokens, text_B: NDArray[np.int64], device
 
 
 def _has_segments(encoder: Encoder) -> bool:
-    """Whether the model embeds segments; GPT-2 would take segment ids for word ids."""
-    config = encoder.model.config
-    n_segments = getattr(config, "type_vocab_size", 2 if config.model_type == "xlnet" else 0)
-    return n_segments > 1 and "token_type_ids" in inspect.signature(encoder.model.forward).parameters
+    """Whether segment ids go in: the tokenizer says so, as it does in fine-tuning, and the model takes them."""
+    name = "token_type_ids"
+    return name in encoder.tokenizer.model_input_names and name in inspect.signature(encoder.model.forward).parameters
 
 
 @torch.inference_mode()
@@ -201,11 +203,11 @@ def _pool(layers: Sequence[Tensor], place_M: NDArray[np.int64], length_G: NDArra
         gathered_MD = h_KD.index_select(0, place).float()
         if len(place_M) == len(length_G):
             out_GD.copy_(gathered_MD)
-        elif device.type == "cpu":
-            out_GD.index_add_(0, item_M, gathered_MD).div_(length[:, None])
-        else:
-            # index_add adds in no fixed order on an accelerator, which would make the artifact differ between runs.
+        elif device.type == "cuda":
+            # index_add adds in no fixed order there, and the same trial would not give the same bytes twice.
             out_GD.copy_(torch.segment_reduce(gathered_MD, "mean", lengths=length))
+        else:
+            out_GD.index_add_(0, item_M, gathered_MD).div_(length[:, None])
     return out_LGD
 
 
