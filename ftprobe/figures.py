@@ -1,0 +1,208 @@
+"""Figures: a small frame becomes an Altair chart, and a chart becomes HTML, SVG, PDF or PNG, all without a network.
+
+Colours tell series apart for colour-blind readers too, and every series also has its own mark or dash where it can.
+Values are drawn as they stand in the frame; nothing is aggregated here.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import altair as alt
+import polars as pl
+
+from ftprobe.errors import InputError, nearest
+from ftprobe.frames import MissingData
+
+Chart: TypeAlias = alt.TopLevelMixin
+FORMATS = ("html", "svg", "pdf", "png")
+# Okabe and Ito 2008, without yellow, which is too faint for a line.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2])
+_PNG_SCALE = 2.0
+_BANDS = 4  # series beyond which bands hide more than they show
+_STAR = (
+    "M0,-1L0.235,-0.324L0.951,-0.309L0.38,0.124L0.588,0.809L0,0.4L-0.588,0.809L-0.38,0.124L-0.951,-0.309L-0.235,-0.324Z"
+)
+
+
+class Field(NamedTuple):
+    """A column of the frame and how the figure calls it."""
+
+    name: str
+    title: str
+
+
+def layer_curves(
+    frame: pl.DataFrame,
+    *,
+    title: str,
+    y: Field,
+    color: Field | None = None,
+    dash: Field | None = None,
+    column: Field | None = None,
+    row: Field | None = None,
+    stars: Field | None = None,
+    zero_line: bool = False,
+    width: int = 240,
+    height: int = 200,
+) -> Chart:
+    """Lines over layers, one panel for each value of `column` and `row`.
+
+    Parameters
+    ----------
+    frame : polars.DataFrame
+        One row a point: `layer`, the column of `y`, those of the series and panels, and where known `low` and `high`,
+        drawn as a band. A null breaks the line.
+    stars : Field, optional
+        A second quantity, drawn as stars on an axis of its own on the right.
+    zero_line : bool
+        Whether to draw y = 0, for differences.
+
+    Raises
+    ------
+    MissingData
+        No point has a value.
+    """
+    _check(frame, y, title)
+    own = alt.Y(f"{y.name}:Q", title=y.title, scale=alt.Scale(zero=False))
+    base, lines = _base(color, frame), [f.name for f in (color, dash) if f]
+    x = alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1, format="d"))
+    line = base.mark_line(point=alt.OverlayMarkDef(size=22)).encode(x, own, **_series(dash))
+    layers = [line]
+    if _has_ends(frame) and (not lines or frame.select(lines).n_unique() <= _BANDS):
+        band = base.mark_area(opacity=0.15).encode(x, alt.Y("low:Q", title=y.title), alt.Y2("high:Q"), **_detail(dash))
+        layers.insert(0, band)
+    if zero_line:
+        # Counting leaves one row a panel, hence one rule.
+        rule = alt.Chart().transform_aggregate(n="count()").mark_rule(color="#888888", strokeWidth=1)
+        layers.insert(0, rule.encode(y=alt.datum(0)))
+    panel = alt.layer(*layers)
+    if stars is not None and frame[stars.name].is_not_null().any():
+        right = alt.Y(f"{stars.name}:Q", title=stars.title, axis=alt.Axis(orient="right", grid=False))
+        marks = base.mark_point(shape=_STAR, size=70, filled=True).encode(x, right, **_detail(dash))
+        panel = alt.layer(panel, marks).resolve_scale(y="independent")
+    return _panels(panel.properties(width=width, height=height), frame, title, column, row)
+
+
+def bars(
+    frame: pl.DataFrame,
+    *,
+    title: str,
+    x: Field,
+    y: Field,
+    color: Field | None = None,
+    column: Field | None = None,
+    width: int = 240,
+    height: int = 200,
+) -> Chart:
+    """Grouped bars: one group for each value of `x`, one bar for each of `color`, with `low` to `high` as a whisker.
+
+    Raises
+    ------
+    MissingData
+        No bar has a value.
+    """
+    _check(frame, y, title)
+    base = _base(color, frame)
+    group = alt.X(f"{x.name}:N", title=x.title, sort=None, axis=alt.Axis(labelAngle=0))
+    beside = {"xOffset": alt.XOffset(f"{color.name}:N")} if color else {}
+    layers = [base.mark_bar().encode(group, alt.Y(f"{y.name}:Q", title=y.title), **beside)]
+    if _has_ends(frame):
+        ends = {"y": alt.Y("low:Q", title=y.title), "y2": alt.Y2("high:Q"), "color": alt.value("#222222")}
+        layers.append(base.mark_rule().encode(group, **ends, **beside))
+    panel = alt.layer(*layers).properties(width=width, height=height)
+    return _panels(panel, frame, title, column, None)
+
+
+def _check(frame: pl.DataFrame, y: Field, title: str) -> None:
+    if frame.is_empty() or frame[y.name].null_count() == len(frame):
+        raise MissingData.of(f"values for the figure '{title}'")
+
+
+def _has_ends(frame: pl.DataFrame) -> bool:
+    return {"low", "high"} <= set(frame.columns) and bool(frame["low"].is_not_null().any())
+
+
+def _base(color: Field | None, frame: pl.DataFrame) -> Any:
+    """A chart without data, which its panels share: a layer with data of its own would show it in every panel."""
+    if color is None:
+        return alt.Chart().encode(color=alt.value(PALETTE[0]))
+    names = frame[color.name].unique().sort().to_list()
+    scale = alt.Scale(domain=names, range=[PALETTE[i % len(PALETTE)] for i in range(len(names))])
+    legend = alt.Legend(symbolType="stroke", symbolSize=300, symbolOpacity=1, symbolStrokeWidth=3)
+    return alt.Chart().encode(color=alt.Color(f"{color.name}:N", title=color.title, scale=scale, legend=legend))
+
+
+def _series(dash: Field | None) -> dict[str, Any]:
+    if dash is None:
+        return {}
+    scale = alt.Scale(range=[list(pattern) for pattern in _DASHES])
+    legend = alt.Legend(symbolType="stroke", symbolSize=600, symbolStrokeWidth=2, symbolStrokeColor="#222222")
+    shown = alt.StrokeDash(f"{dash.name}:N", title=dash.title, sort="descending", scale=scale, legend=legend)
+    return {"strokeDash": shown}
+
+
+def _detail(dash: Field | None) -> dict[str, Any]:
+    return {} if dash is None else {"detail": f"{dash.name}:N"}
+
+
+def _panels(panel: Any, frame: pl.DataFrame, title: str, column: Field | None, row: Field | None) -> Chart:
+    split: dict[str, Any] = {}
+    for name, field in (("column", column), ("row", row)):
+        if field is not None:
+            kind = {"column": alt.Column, "row": alt.Row}[name]
+            order = frame[field.name].unique(maintain_order=True).to_list()
+            header = alt.Header(titleFontSize=0, labelFontSize=12, labelFontWeight="bold")
+            split[name] = kind(f"{field.name}:N", title=None, sort=order, header=header)
+    # Rows go in as values: the figure then holds all its data, and Altair's limit on rows does not apply.
+    data = alt.Data(values=frame.fill_nan(None).to_dicts())
+    chart = panel.facet(data=data, **split) if split else panel.properties(data=data)
+    chart = chart.properties(title=alt.TitleParams(title, anchor="start", fontSize=14))
+    made: Chart = chart.configure_axis(gridColor="#e6e6e6").configure_view(stroke="#cccccc")
+    return made
+
+
+def write(chart: Chart, folder: Path, name: str, format: str) -> Path:
+    """Write `folder/name.format`; the folder is made.
+
+    Raises
+    ------
+    InputError
+        Another format than `FORMATS`.
+    """
+    if format not in FORMATS:
+        raise InputError.one("format", f"figures have no format '{format}'", nearest(format, FORMATS))
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.{format}"
+    if format == "html":
+        path.write_text(to_html(chart), encoding="utf-8")
+    else:
+        options = {"scale_factor": _PNG_SCALE} if format == "png" else {}
+        chart.save(str(path), format=format, **options)
+    return path
+
+
+def to_html(chart: Chart) -> str:
+    """An interactive page that carries its scripts."""
+    menu = {"actions": {"export": True, "source": False, "compiled": False, "editor": False}}
+    return str(chart.to_html(inline=True, embed_options=menu))
+
+
+def to_svg(chart: Chart) -> str:
+    """The drawing alone."""
+    import vl_convert
+
+    return str(vl_convert.vegalite_to_svg(chart.to_json(), vl_version=_VEGA_LITE))
+
+
+def to_image_tag(chart: Chart) -> str:
+    """An HTML image that carries its drawing; as an image of its own its ids meet those of no other figure."""
+    drawn = base64.b64encode(to_svg(chart).encode()).decode()
+    return f'<img alt="{html.escape(chart.title.text)}" src="data:image/svg+xml;base64,{drawn}">'
+
+
+_VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
