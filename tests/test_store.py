@@ -16,6 +16,7 @@ from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from ftprobe.errors import CorruptArtifact, StoreError
 from ftprobe.store import Store
+from ftprobe.store.contents import list_files
 from ftprobe.store.remote import RemoteVolume
 from ftprobe.store.scratch import machine, scratch_name
 
@@ -101,6 +102,19 @@ def test_publishing_again_keeps_the_first(store: Store) -> None:
     publish(store, files={"other": b"x"}, writer=2)
     assert store.manifest("probe", ID)["writer"] == 1
     assert contents(store.fetch("probe", ID)) == FILES
+
+
+def test_a_writer_who_comes_second_leaves_the_first_in_place(store: Store, root: Path) -> None:
+    """Both found nothing there and worked; readers may be reading the first one's files by now."""
+    with store.workdir() as folder:
+        write(folder, FILES)
+        files = list_files(folder)
+        publish(store, writer=1)
+        first = stored(root, "a.bin").stat().st_ino
+        store.volume.publish(folder, f"artifacts/probe/{ID}", {"writer": 2}, files)
+    assert store.manifest("probe", ID)["writer"] == 1
+    assert stored(root, "a.bin").stat().st_ino == first
+    assert leftovers(root) == []
 
 
 @pytest.mark.parametrize("name", ["a.bin", "deep/b.bin", "manifest.json"])

@@ -44,6 +44,28 @@ def publish(id, mark):
 print("ready", flush=True)
 """
 FOREVER = "for i in itertools.count(int(sys.argv[3])): publish(str(i), b'%d' % (i % 10))"
+EVERY_STEP = """
+import os, signal
+step = at = 0
+
+def count(event, arguments):
+    global step
+    if event == "open" or event.partition(".")[0] in ("os", "shutil"):
+        step += 1
+        if step == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+for attempt in itertools.count(1):
+    child = os.fork()
+    if not child:
+        at = attempt
+        sys.addaudithook(count)
+        publish(str(attempt), b"%d" % (attempt % 10))
+        os._exit(0)
+    if os.waitpid(child, 0)[1] == 0:
+        break
+print(attempt)
+"""
 RACE = "sys.stdin.readline()\nfor i in range(25): publish(str(i), sys.argv[3].encode())"
 FETCH = """
 sys.stdin.readline()
@@ -55,13 +77,14 @@ for i in range(5):
 @pytest.fixture(params=["local", "remote"])
 def kind(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("FTPROBE_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "store").mkdir()
     return str(request.param)
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return tmp_path / "store"
+    folder = tmp_path / "store"
+    folder.mkdir()
+    return folder
 
 
 def opened(kind: str, root: Path) -> Store:
@@ -108,7 +131,7 @@ def leftovers(kind: str, root: Path) -> list[str]:
 
 def test_a_writer_killed_at_any_point_leaves_nothing_half_visible(kind: str, root: Path) -> None:
     delays, left, unfinished = random.Random(0), 0, 0
-    for attempt in range(8):
+    for attempt in range(6):
         child = started(kind, root, FOREVER, str(attempt * 10_000))
         time.sleep(delays.uniform(0.0, 0.1))
         child.kill()
@@ -123,6 +146,17 @@ def test_a_writer_killed_at_any_point_leaves_nothing_half_visible(kind: str, roo
     assert left + unfinished, "no child died at work"
     if kind == "local":
         assert unfinished == 0
+
+
+def test_a_writer_killed_before_each_of_its_steps_leaves_nothing_half_visible(root: Path) -> None:
+    shown, _ = started("local", root, EVERY_STEP).communicate(timeout=60)
+    attempts, names = int(shown), set(os.listdir(root / "artifacts" / "probe"))
+    assert attempts > 20
+    assert str(attempts) in names
+    assert len(leftovers("local", root)) > 10
+    store = Store.open(root)
+    assert leftovers("local", root) == []
+    assert set(marks(store)) == names
 
 
 def test_two_writers_of_one_id_are_harmless(kind: str, root: Path) -> None:
@@ -144,7 +178,6 @@ def test_writers_of_a_damaged_artifact_repair_it_together(kind: str, root: Path)
 
 def test_readers_fill_one_cache_together(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FTPROBE_CACHE", str(tmp_path / "cache"))
-    root.mkdir()
     run_together([started("remote", root, RACE, "A")])
     run_together([started("remote", root, FETCH) for _ in range(3)])
     cached = list((tmp_path / "cache").rglob("*.bin"))
@@ -203,7 +236,6 @@ def test_a_full_disk_is_said_whichever_library_was_writing(small_disk: Path) -> 
 
 
 def test_a_full_cache_is_said(small_disk: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root.mkdir()
     monkeypatch.setenv("FTPROBE_CACHE", str(root.parent / "roomy"))
     publish(opened("remote", root), "large", 2_000_000)
     monkeypatch.setenv("FTPROBE_CACHE", str(small_disk))
