@@ -82,9 +82,12 @@ class Vocabulary:
         self.surface: dict[tuple[str, int], str] = {}
         self.by_count: dict[tuple[Form, int], set[int]] = defaultdict(set)
         self.by_form: dict[Form, set[int]] = defaultdict(set)
-        self.by_lemma: dict[tuple[Form, str], set[int]] = defaultdict(set)
         for word in sorted({word[:5] for tree in trees for word in tree.words if word.upos in OPEN}):
             self._add(Word(*word, 0, ""))
+        self.by_lemma: dict[str, set[int]] = defaultdict(set)
+        for form, lemma in {(word.form.lower(), word.lemma.lower()) for tree in trees for word in tree.words}:
+            if form in self.ids:
+                self.by_lemma[lemma].add(self.ids[form])
         self.after, self.before = Neighbours(), Neighbours()
         for (first, second), count in self.bigrams.items():
             if second in self.ids:
@@ -101,7 +104,6 @@ class Vocabulary:
         self.surface.setdefault((form[3], key), word.form)
         self.by_form[form].add(key)
         self.by_count[form, level(self.words[small])].add(key)
-        self.by_lemma[form, word.lemma.lower()].add(key)
 
     def replaced(self, trees: Sequence[Tree], at: int, rng: Random) -> Replacement | None:
         """The sentence with a random noun or verb replaced; None if its target has no valid replacement.
@@ -119,7 +121,7 @@ class Vocabulary:
         around = _Around(small[target - 1], small[target], small[target + 1])
         counts = self._counts(small, around, held_out=at in self.counted)
         banned = {self.ids[other] for other in small if other in self.ids}
-        banned |= self.by_lemma[form, words[target].lemma.lower()]
+        banned |= self.by_lemma[words[target].lemma.lower()]
         matching = self.by_count.get((form, level(counts[0])), set()) - banned
         matching = self.after.keep(matching, around.before, counts[1])
         found = self._same_article(self.before.keep(matching, around.behind, counts[2]), around)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from sys import intern
 from typing import NamedTuple
 
 from ftprobe.errors import InputError, Problem
@@ -88,13 +89,16 @@ def _tree(block: _Block, document: str, path: Path, problems: list[Problem], pos
     before = len(problems)
     words: list[Word] = []
     lines: list[int] = []
+    expected = 1
     for number, cells in block.rows:
-        what = _row_problem(cells, str(len(words) + 1))
+        what = _row_problem(cells, str(expected))
+        if cells[0].isdecimal():
+            expected = int(cells[0]) + 1
         if what:
             problems.append(Problem(f"{path}:{number}", *what))
         elif cells[0].isdecimal():
-            _, form, lemma, upos, xpos, feats, head, deprel, _, _ = cells
-            words.append(Word(form, lemma, upos, xpos, feats, int(head), deprel))
+            form, lemma, upos, xpos, feats, deprel = map(intern, (*cells[1:6], cells[7]))
+            words.append(Word(form, lemma, upos, xpos, feats, int(cells[6]), deprel))
             lines.append(number)
     if not words and len(problems) == before:
         problems.append(Problem(f"{path}:{block.rows[0][0]}", "a sentence without words", "remove it or add words"))
