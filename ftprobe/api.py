@@ -23,8 +23,8 @@ from ftprobe.study import Study, load_study
 if TYPE_CHECKING:
     import polars as pl
 
+    from ftprobe.runner import Observer
     from ftprobe.schedule import Schedule
-    from ftprobe.sweep import Observer
 
 DEFAULT_STORE = "ftprobe-store"
 
@@ -191,17 +191,19 @@ def _execute(
     threads: int | None,
 ) -> bool:
     """Drive the schedule; True if it was interrupted."""
-    from ftprobe import sweep
+    from ftprobe.runner import Silent, run_inline
 
-    watch = observer or sweep.Silent()
+    watch = observer or Silent()
     try:
         if inline:
             import torch
 
             chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-            sweep.run_inline(schedule, store, watch, device=chosen, threads=threads or os.cpu_count() or 1)
+            run_inline(schedule, store, watch, device=chosen, threads=threads or os.cpu_count() or 1)
         else:
-            sweep.run_ray(schedule, store, watch, address=address)
+            from ftprobe.sweep import run_ray
+
+            run_ray(schedule, store, watch, address=address)
     except KeyboardInterrupt:
         return True
     return False

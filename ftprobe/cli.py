@@ -6,7 +6,6 @@ Exit codes: 0 all done, 1 some trials failed, 2 bad input, 130 interrupted.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -316,6 +315,5 @@ def _known(value: str, allowed: Sequence[str], place: str) -> None:
         raise InputError.one(place, f"unknown format '{value}'", nearest(value, allowed))
 
 
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 if __name__ == "__main__":
     main()

@@ -236,6 +236,7 @@ class _Planner:
         cost = activation_cost(state.checkpoint.architecture, self.workloads[run.task], options, source.task.level)
         own = {
             **{key: value for key, value in state.columns.items() if key != "model"},
+            "variant": state.columns["variant"].partition("[")[0],
             "method": "activations",
             "task": None,
             "corpus": source.corpus,

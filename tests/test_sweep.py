@@ -15,10 +15,11 @@ import pytest
 from ftprobe.cost import Cost
 from ftprobe.errors import InputError
 from ftprobe.planner import Plan, Trial
+from ftprobe.runner import Silent
 from ftprobe.schedule import Schedule
 from ftprobe.store import Store
 from ftprobe.study import Resources
-from ftprobe.sweep import Silent, preflight, run_ray
+from ftprobe.sweep import preflight, run_ray
 
 pytestmark = pytest.mark.ray
 OUTCOME = {"state": "done", "error": "", "corrupt": [], "wall_s": 0.0, "metrics": {}}

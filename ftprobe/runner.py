@@ -1,0 +1,76 @@
+"""The in-process runner: a schedule's packs one after another, and what every runner tells its observer.
+
+Needs no ray: for a debugger, and for machines that have only torch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from ftprobe.corpora import prepare
+from ftprobe.schedule import Pack, Result, Schedule
+from ftprobe.store import Store
+from ftprobe.worker import run_pack
+
+
+class Observer(Protocol):
+    """What a view is told while a study runs."""
+
+    def begin(self, schedule: Schedule, slots: str) -> None:
+        """The run starts; `slots` says on what."""
+
+    def started(self, pack: Pack) -> None:
+        """A pack has been given to a worker."""
+
+    def metric(self, pack: Pack, metrics: Mapping[str, object]) -> None:
+        """A running pack reported."""
+
+    def ended(self, pack: Pack, result: Result) -> None:
+        """A pack came back."""
+
+
+class Silent:
+    """An observer that shows nothing."""
+
+    def begin(self, schedule: Schedule, slots: str) -> None:
+        """Nothing."""
+
+    def started(self, pack: Pack) -> None:
+        """Nothing."""
+
+    def metric(self, pack: Pack, metrics: Mapping[str, object]) -> None:
+        """Nothing."""
+
+    def ended(self, pack: Pack, result: Result) -> None:
+        """Nothing."""
+
+
+def run_inline(schedule: Schedule, store: Store, observer: Observer, *, device: str, threads: int) -> None:
+    """Run every pack in this process, one after another."""
+    observer.begin(schedule, f"this process, {threads} threads, {device}")
+    while (pack := schedule.next()) is not None:
+        observer.started(pack)
+        payloads = [t.payload() for t in pack.trials]
+        report = functools.partial(observer.metric, pack)
+        outcome = run_pack(payloads, store, device=device, threads=threads, report=report)
+        finish(schedule, store, observer, pack, as_result(outcome))
+
+
+def as_result(outcome: Mapping[str, Any]) -> Result:
+    """A worker's answer as a result."""
+    corrupt = tuple((stage, artifact) for stage, artifact in outcome["corrupt"])
+    return Result(outcome["state"], outcome["error"], corrupt, outcome["wall_s"], outcome["metrics"])
+
+
+def finish(schedule: Schedule, store: Store, observer: Observer, pack: Pack, result: Result) -> None:
+    """Take a pack's result: remove what it found damaged, stop where the store failed, tell the observer."""
+    for stage, artifact in result.corrupt:
+        store.remove(stage, artifact)
+        if artifact not in schedule.plan.trials:
+            prepare(schedule.plan.sources, store)
+    if result.state == "store":
+        schedule.stop(result.error)
+    schedule.complete(pack.id, result)
+    observer.ended(pack, result)

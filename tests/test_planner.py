@@ -1,0 +1,160 @@
+"""The plan: identity, merging, reuse, cost, and an answer without torch or ray."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ftprobe
+from ftprobe.planner import Plan, make_plan
+from ftprobe.store import Store
+from ftprobe.study import parse_study
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+def document(minilm: str) -> dict[str, Any]:
+    return {
+        "name": "plan",
+        "models": {"minilm": {"checkpoint": minilm}},
+        "finetune": [{"task": "acceptability@grammar", "seed": [0, 1], "head_pooling": ["cls", "mean"]}],
+        "probe": [{"task": ["word_order@grammar", "upos@grammar"], "pooling": "mean", "probe": {"kind": "linear"}}],
+    }
+
+
+def plan(study: dict[str, Any], store: Path) -> Plan:
+    return make_plan(parse_study(study), Store.open(store), offline=True)
+
+
+def ids(planned: Plan, stage: str) -> set[str]:
+    return {t.id for t in planned.trials.values() if t.stage == stage}
+
+
+def test_counts_and_topological_order(minilm: str, tmp_path: Path) -> None:
+    planned = plan(document(minilm), tmp_path)
+    assert len(ids(planned, "finetune")) == 4
+    assert len(ids(planned, "activations")) == 5 * 2
+    assert len(ids(planned, "probe")) == 5 * 2
+    seen: set[str] = set()
+    for trial in planned.trials.values():
+        assert set(trial.parents) <= seen
+        seen.add(trial.id)
+
+
+def test_one_changed_learning_rate_changes_exactly_its_descendants(minilm: str, tmp_path: Path) -> None:
+    before = plan(document(minilm), tmp_path)
+    changed = document(minilm)
+    split = {**changed["finetune"][0], "head_pooling": "mean", "learning_rate": 5.0e-5}
+    changed["finetune"] = [{**changed["finetune"][0], "head_pooling": "cls"}, split]
+    after = plan(changed, tmp_path)
+    new = [after.trials[key] for key in set(after.trials) - set(before.trials)]
+    assert sorted(t.stage for t in new) == ["activations"] * 4 + ["finetune"] * 2 + ["probe"] * 4
+    assert all("/mean/" in t.name for t in new)
+    assert {t.columns["variant"] for t in new} == {"finetuned"}
+
+
+def test_two_studies_share_extraction(minilm: str, tmp_path: Path) -> None:
+    one, other = document(minilm), document(minilm)
+    other["name"], other["probe"][0]["probe"] = "other", {"kind": "linear", "strength": [0.5]}
+    first, second = plan(one, tmp_path), plan(other, tmp_path)
+    assert ids(first, "activations") == ids(second, "activations")
+    assert not ids(first, "probe") & ids(second, "probe")
+
+
+def test_where_a_checkpoint_lies_is_not_its_identity(minilm: str, tmp_path: Path) -> None:
+    shutil.copytree(minilm, tmp_path / "copy")
+    moved = document(str(tmp_path / "copy"))
+    assert set(plan(moved, tmp_path / "s").trials) == set(plan(document(minilm), tmp_path / "s").trials)
+
+
+def test_equal_grid_points_are_one_trial_with_both_names(minilm: str, tmp_path: Path) -> None:
+    twice = document(minilm)
+    twice["models"]["again"] = {"checkpoint": minilm}
+    planned = plan(twice, tmp_path)
+    assert set(planned.trials) == set(plan(document(minilm), tmp_path).trials)
+    names = {columns["model"] for trial, columns in planned.labels if planned.trials.get(trial)}
+    assert names == {"minilm", "again"}
+
+
+def test_an_axis_that_no_column_shows_becomes_the_variant(minilm: str, tmp_path: Path) -> None:
+    study = document(minilm)
+    study["finetune"][0]["learning_rate"] = [2.0e-5, 5.0e-5]
+    variants = {columns.get("variant") for _, columns in plan(study, tmp_path).labels}
+    assert {"finetuned[learning_rate=2e-05]", "finetuned[learning_rate=5e-05]", "pretrained"} <= variants
+
+
+def test_poolings_of_one_text_run_in_one_pack(minilm: str, tmp_path: Path) -> None:
+    study = document(minilm)
+    study["probe"][0] = {**study["probe"][0], "task": "word_order@grammar", "pooling": ["cls", "mean"]}
+    planned = plan(study, tmp_path)
+    extractions = [t for t in planned.trials.values() if t.stage == "activations"]
+    assert len(extractions) == 10
+    assert len({t.group for t in extractions}) == 5
+
+
+def test_planned_disk_is_what_extraction_writes(minilm: str, tmp_path: Path) -> None:
+    study = document(minilm)
+    study["finetune"] = []
+    study["probe"][0].update(train_items=60, dev_items=20, test_items=20, probe={"kind": "linear", "strength": [0.01]})
+    parsed = parse_study(study)
+    planned = ftprobe.plan(parsed, store=tmp_path, offline=True)
+    summary = ftprobe.run(parsed, store=tmp_path, offline=True, inline=True, device="cpu", threads=1)
+    assert not summary.failed
+    for trial in planned.trials.values():
+        if trial.stage == "activations" and "word_order" in trial.name:
+            folder = tmp_path / "artifacts" / "activations" / trial.id
+            written = sum(path.stat().st_size for path in folder.glob("*.arrow"))
+            assert trial.cost.bytes == written
+    again = ftprobe.run(parsed, store=tmp_path, offline=True, inline=True, device="cpu", threads=1)
+    assert again.started == 0
+
+
+def test_planning_imports_neither_torch_nor_ray() -> None:
+    code = (
+        "import sys, ftprobe.planner, ftprobe.api, ftprobe.cli, ftprobe.summary\n"
+        "print(sorted({'torch', 'ray', 'transformers', 'sklearn', 'datasets', 'polars'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_largest_shipped_study_is_planned_in_time(tmp_path: Path) -> None:
+    for task, (intact, changed) in {"bigram_shift": "OI", "coordination_inversion": "OI", "odd_man_out": "OC"}.items():
+        rows = [f"tr\t{changed if i % 2 else intact}\ta text of {i} words" for i in range(100_000)]
+        rows += [f"{s}\t{changed if i % 2 else intact}\ta {s} of {i}" for s in ("va", "te") for i in range(10_000)]
+        (tmp_path / "data" / task).mkdir(parents=True)
+        (tmp_path / "data" / task / f"{task}.txt").write_text("\n".join(rows))
+    argv = [sys.executable, "-m", "ftprobe.cli", "plan", str(REPO / "sweeps" / "mosbach2020.yaml")]
+    argv += ["--data", str(tmp_path / "data")]
+    walls = []
+    for extra in ([], ["--json"], []):
+        begun = time.time()
+        done = subprocess.run([*argv, "--store", str(tmp_path), *extra], capture_output=True, text=True, check=False)
+        walls.append(time.time() - begun)
+        assert done.returncode == 0, done.stderr
+        if extra:
+            assert len(json.loads(done.stdout)["trials"]) > 300
+    assert min(walls) <= 1.5, walls
+
+
+def test_json_says_what_would_run(minilm: str, tmp_path: Path) -> None:
+    from ftprobe.summary import plan_document
+
+    store = Store.open(tmp_path)
+    shown = plan_document(ftprobe.plan(parse_study(document(minilm)), store=store, offline=True), store)
+    assert shown["totals"]["probe"]["to_run"] == 10
+    assert all(t["device_s"] > 0 for t in shown["trials"])
+    assert copy.deepcopy(shown) == json.loads(json.dumps(shown))
+
+
+def test_an_unknown_attribute_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError):
+        _ = ftprobe.nothing
