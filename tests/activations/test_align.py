@@ -116,11 +116,13 @@ def test_equal_texts_are_tokenised_once(bert: Encoder) -> None:
     assert len(found.tokens.truncated_U) == 2
 
 
-def test_texts_with_equal_letters_and_other_words_stay_apart(bert: Encoder) -> None:
+def test_texts_that_differ_in_words_or_in_their_second_half_stay_apart(bert: Encoder) -> None:
     split, unsplit = Sentence("a", "train", "cat s", words=("cat", "s")), Sentence("b", "train", "cat s")
     joined = Sentence("c", "train", "cat s", words=("cats",))
     found = align(bert, Corpus("tiny", (split, unsplit, joined)), range(3), max_length=40, overflow="truncate")
     assert len(found.tokens.truncated_U) == 3
+    pairs = tuple(Sentence(b, "train", "cat", b) for b in ("dog", "mat", "dog"))
+    assert align(bert, Corpus("tiny", pairs), range(3), max_length=40, overflow="truncate").text_S.tolist() == [0, 1, 0]
 
 
 def test_long_corpora_are_packed_in_order(bert: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
