@@ -68,11 +68,14 @@ def layer_curves(
         No point has a value.
     """
     _check(frame, y, title)
-    own = alt.Y(f"{y.name}:Q", title=y.title, scale=alt.Scale(zero=False))
+    own = alt.Y(f"{y.name}:Q", title=y.title, scale=alt.Scale(zero=False), axis=alt.Axis(grid=True))
     base, lines = _base(color, frame), [f.name for f in (color, dash) if f]
     x = alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1, format="d"))
-    line = base.mark_line(point=alt.OverlayMarkDef(size=22)).encode(x, own, **_series(dash))
-    layers = [line]
+    # Marks in a layer of their own: with marks on the line, Vega-Lite draws the legend of dashes without strokes.
+    layers = [
+        base.mark_line().encode(x, own, **_series(dash)),
+        base.mark_point(filled=True, size=22, opacity=1).encode(x, own, **_detail(dash)),
+    ]
     if _has_ends(frame) and (not lines or frame.select(lines).n_unique() <= _BANDS):
         band = base.mark_area(opacity=0.15).encode(x, alt.Y("low:Q", title=y.title), alt.Y2("high:Q"), **_detail(dash))
         layers.insert(0, band)
@@ -161,8 +164,13 @@ def _panels(panel: Any, frame: pl.DataFrame, title: str, column: Field | None, r
     # Rows go in as values: the figure then holds all its data, and Altair's limit on rows does not apply.
     data = alt.Data(values=frame.fill_nan(None).to_dicts())
     chart = panel.facet(data=data, **split) if split else panel.properties(data=data)
-    chart = chart.properties(title=alt.TitleParams(title, anchor="start", fontSize=14))
     made: Chart = chart.configure_axis(gridColor="#e6e6e6").configure_view(stroke="#cccccc")
+    return titled(made, title)
+
+
+def titled(chart: Chart, title: str) -> Chart:
+    """The same chart under another title."""
+    made: Chart = chart.properties(title=alt.TitleParams(title, anchor="start", fontSize=14))
     return made
 
 

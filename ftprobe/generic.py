@@ -53,9 +53,11 @@ def delta(records: pl.LazyFrame) -> Table:
     return layout(
         cells,
         title="Change of probing accuracy by layer",
-        caption=f"Fine-tuned minus pre-trained, in points; layer 0 is the embedding output.{collapse_note(records)}",
+        caption="Fine-tuned minus pre-trained, in points; layer 0 is the embedding output."
+        f"{collapse_note(records)}{setting_note(records)}",
         rows=rows,
         columns=["layer"],
+        order={"layer": [str(layer) for layer in range(int(cells["layer"].max()) + 1)]},  # type: ignore[arg-type]
     )
 
 
@@ -68,7 +70,7 @@ def groups(records: pl.LazyFrame) -> Table:
         cells,
         title="Change of probing accuracy by group of layers",
         caption=f"Fine-tuned minus pre-trained, in points, mean over each group of layers{note}; in brackets 95 % "
-        f"bootstrap intervals over at least 3 seeds.{collapse_note(records)}",
+        f"bootstrap intervals over at least 3 seeds.{collapse_note(records)}{setting_note(records)}",
         rows=rows,
         columns=["layers"],
         interval="line",
@@ -155,5 +157,14 @@ def collapse_note(records: pl.LazyFrame) -> str:
     return f" Runs that did not beat the majority class: {said}." if said else ""
 
 
+def setting_note(records: pl.LazyFrame) -> str:
+    """What a caption says of the probes: their kinds, corpora and configurations (METHODS 17)."""
+    rows = frames.probe_scores(records).select("method", "corpus", "config_id").unique().collect()
+    kinds, corpora, ids = (sorted(rows[name].drop_nulls().unique().to_list()) for name in rows.columns)
+    configs = ", ".join(key[:8] for key in ids[:_IDS]) + f" and {len(ids) - _IDS} more" * (len(ids) > _IDS)
+    return f" Probe: {', '.join(kinds)}. Corpus: {', '.join(corpora)}." + (f" Config: {configs}." if ids else "")
+
+
+_IDS = 4  # configurations that a caption names
 TABLES: dict[str, Callable[[pl.LazyFrame], Table]] = {"finetune": finetune, "delta": delta, "groups": groups}
 FIGURES: dict[str, Callable[[pl.LazyFrame], Chart]] = {"accuracy": accuracy_curves, "delta": delta_curves}

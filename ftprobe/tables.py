@@ -86,10 +86,11 @@ def layout(
     caption: str = "",
     rows: Mapping[str, str],
     columns: Sequence[str],
+    order: Mapping[str, Sequence[str]] | None = None,
     digits: int = 2,
     interval: Intervals = "none",
 ) -> Table:
-    """Arrange cells: one row for each combination of `rows`, one column for each of `columns`, in order of appearance.
+    """Arrange cells: one row for each combination of `rows`, one column for each of `columns`.
 
     Parameters
     ----------
@@ -100,6 +101,9 @@ def layout(
         Row header columns, and how each is printed.
     columns : sequence of str
         Column header columns, outermost first.
+    order : mapping of str to sequence of str, optional
+        For a header column the order of its values; others follow in order of appearance, as do those of all columns
+        that are not named here.
     interval : {"none", "line", "column"}
         Where the 95 % intervals stand: nowhere, in a line below each row, in a column beside each column.
 
@@ -127,7 +131,9 @@ def layout(
         for place, i in places.items()
         if None not in ends[i]
     }
-    lines, paths = _arrange(texts, intervals if interval != "none" else {}, interval)
+    row_keys = _nested([row for row, _ in places], tuple(rows), order or {})
+    column_keys = _nested([column for _, column in places], tuple(columns), order or {})
+    lines, paths = _arrange(row_keys, column_keys, texts, intervals, interval)
     names = [*rows.values(), *(" / ".join(path) for path in paths)]
     frame = pl.DataFrame(lines, schema=dict.fromkeys(names, pl.String), orient="row")
     values = cells.select(*rows, *columns, *NUMBERS, "text")
@@ -136,10 +142,13 @@ def layout(
 
 
 def _arrange(
-    texts: Mapping[tuple[Header, Header], str], intervals: Mapping[tuple[Header, Header], str], where: Intervals
+    row_keys: Sequence[Header],
+    column_keys: Sequence[Header],
+    texts: Mapping[tuple[Header, Header], str],
+    intervals: Mapping[tuple[Header, Header], str],
+    where: Intervals,
 ) -> tuple[list[Header], tuple[Header, ...]]:
-    row_keys = list(dict.fromkeys(row for row, _ in texts))
-    column_keys = _nested(list(dict.fromkeys(column for _, column in texts)))
+    """Printed rows and the headers of their cell columns."""
     with_interval = {column for _, column in intervals} if where == "column" else set()
     paths: list[Header] = []
     for column in column_keys:
@@ -157,13 +166,15 @@ def _arrange(
     return lines, tuple(paths)
 
 
-def _nested(paths: list[Header]) -> list[Header]:
-    """The same paths with equal spanners side by side, each level in order of first appearance."""
-    first: dict[Header, int] = {}
-    for path in paths:
-        for depth in range(1, len(path) + 1):
-            first.setdefault(path[:depth], len(first))
-    return sorted(paths, key=lambda path: [first[path[:depth]] for depth in range(1, len(path) + 1)])
+def _nested(keys: Sequence[Header], names: Header, order: Mapping[str, Sequence[str]]) -> list[Header]:
+    """Each key once, equal outer headers side by side, every level in its `order` and then in order of appearance."""
+    rank: dict[Header, int] = {}
+    for key in keys:
+        for depth in range(1, len(key) + 1):
+            known = list(order.get(names[depth - 1], ()))
+            value = key[depth - 1]
+            rank.setdefault(key[:depth], known.index(value) if value in known else len(known) + len(rank))
+    return sorted(dict.fromkeys(keys), key=lambda key: [rank[key[:depth]] for depth in range(1, len(key) + 1)])
 
 
 def _printed(cell: Mapping[str, object], digits: int) -> str:
