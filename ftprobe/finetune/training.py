@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +25,7 @@ from ftprobe.models.load import Encoder
 from ftprobe.study import FinetuneOptions
 
 Report = Callable[[dict[str, object]], None]
+_RANK_NAMES = ("RANK", "WORLD_SIZE", "COMM_WORLD_SIZE", "PMI_SIZE", "LOCAL_SIZE", "LOCALNRANKS", "LOCALRANKID")
 
 
 class Guesses(NamedTuple):
@@ -112,6 +115,25 @@ class Training(TrainerCallback):  # type: ignore[misc]
 def train(training: Training, options: FinetuneOptions, *, seed: int, out: Path, device: str) -> None:
     """Train the classifier of `training` and leave it with the weights of the epoch that is kept, on the CPU."""
     classifier, examples = training.classifier, training.splits["train"]
+    with _alone():
+        arguments = _arguments(options, seed, out, device)
+        classifier.to(arguments.device)
+        trainer = Trainer(
+            model=classifier,
+            args=arguments,
+            train_dataset=list(range(len(examples.label_N))),
+            data_collator=lambda indices: batch(training.encoder, examples, indices),
+            compute_loss_func=training.loss,
+            optimizers=_optimizer(classifier, options, len(examples.label_N)),
+            callbacks=[training],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    training.restore_best()
+    classifier.eval().cpu()
+
+
+def _arguments(options: FinetuneOptions, seed: int, out: Path, device: str) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(out),
         num_train_epochs=options.epochs,
@@ -131,8 +153,13 @@ def train(training: Training, options: FinetuneOptions, *, seed: int, out: Path,
     )
     # One model on one device: with several visible the Trainer would wrap it in DataParallel and grow the batch.
     arguments._n_gpu = min(1, arguments.n_gpu)
-    classifier.to(arguments.device)
-    updates = options.epochs * -(-len(examples.label_N) // options.batch_size)
+    return arguments
+
+
+def _optimizer(
+    classifier: Classifier, options: FinetuneOptions, n_items: int
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
+    updates = options.epochs * -(-n_items // options.batch_size)
     optimizer = torch.optim.AdamW(
         parameter_groups(classifier, options.weight_decay),
         lr=options.learning_rate,
@@ -144,19 +171,19 @@ def train(training: Training, options: FinetuneOptions, *, seed: int, out: Path,
         optimizer,
         lambda step: schedule_factor(step, updates=updates, warmup=options.warmup, then=options.schedule),
     )
-    trainer = Trainer(
-        model=classifier,
-        args=arguments,
-        train_dataset=list(range(len(examples.label_N))),
-        data_collator=lambda indices: batch(training.encoder, examples, indices),
-        compute_loss_func=training.loss,
-        optimizers=(optimizer, factors),
-        callbacks=[training],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    training.restore_best()
-    classifier.eval().cpu()
+    return optimizer, factors
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    # A run is one process. Inside an MPI or Slurm job the Trainer would wait for the job's other ranks, and
+    # ACCELERATE_MIXED_PRECISION would change the arithmetic of a study without a trace in its options.
+    names = [name for name in os.environ if name.startswith("ACCELERATE_") or name.endswith(_RANK_NAMES)]
+    hidden = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def predict(classifier: Classifier, encoder: Encoder, texts: EncodedTexts, batch_size: int = 64) -> Guesses:

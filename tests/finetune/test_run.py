@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,8 +19,10 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from ftprobe.errors import InputError
 from ftprobe.finetune import finetune
+from ftprobe.hashing import derive_seed
 from ftprobe.measurement import Measurement, Outcome
-from ftprobe.models.inputs import encode
+from ftprobe.models.heads import Classifier
+from ftprobe.models.inputs import encode, pad
 from ftprobe.models.load import Encoder, load_encoder, quiet_transformers
 from ftprobe.study import FinetuneOptions
 from ftprobe.tasks.types import Corpus, LabelSet, Sentence, Split, TaskData
@@ -129,6 +132,70 @@ def test_same_seed_gives_the_same_bits_and_another_does_not(run: Run, tmp_path: 
     assert not torch.equal(one["output.weight"], other["output.weight"])
     assert outcomes[0].measurements == outcomes[1].measurements
     assert outcomes[0].measurements != outcomes[2].measurements
+
+
+def test_updates_are_those_of_adamw_written_out(run: Run, tiny: str, tmp_path: Path) -> None:
+    task = planted(24, 8)
+    options = FinetuneOptions(
+        epochs=5,
+        batch_size=24,
+        learning_rate=1e-3,
+        warmup=0.5,
+        weight_decay=0.3,
+        beta1=0.8,
+        beta2=0.95,
+        epsilon=1e-3,
+        clip=0.02,
+        dropout=0.0,
+    )
+    run(task, **{**options.model_dump(), "max_length": 32})
+    encoder = load_encoder(tiny, offline=True)
+    model = Classifier(encoder, 2, pooled="cls", pooler="pretrained", dropout=0.0, seed=derive_seed(0, "head_init"))
+    trained = [(name, p) for name, p in model.named_parameters() if not name.startswith("encoder.pooler")]
+    texts = encode(encoder, task.corpus.sentences[:24], max_length=32).features_N
+    label_N = torch.tensor([["bad", "good"].index(label) for label in task.labels.label_N[:24]])
+    first = {name: torch.zeros_like(p) for name, p in trained}
+    second = {name: torch.zeros_like(p) for name, p in trained}
+    for step, factor in enumerate((1 / 2, 1.0, 1.0, 2 / 3, 1 / 3), start=1):
+        loss = torch.nn.functional.cross_entropy(model(**pad(encoder, texts)), label_N)
+        gradients = dict(zip(first, torch.autograd.grad(loss, [p for _, p in trained]), strict=True))
+        norm = torch.sqrt(sum(g.square().sum() for g in gradients.values()))  # type: ignore[arg-type]
+        assert step > 1 or norm > 0.02
+        scale = min(1.0, 0.02 / float(norm))
+        with torch.no_grad():
+            for name, p in trained:
+                g = gradients[name] * scale
+                first[name] = 0.8 * first[name] + 0.2 * g
+                second[name] = 0.95 * second[name] + 0.05 * g.square()
+                spared = name.endswith("bias") or "LayerNorm" in name
+                p.sub_(1e-3 * factor * (0.0 if spared else 0.3) * p)
+                root = (second[name] / (1 - 0.95**step)).sqrt()
+                p.sub_(1e-3 * factor * first[name] / (1 - 0.8**step) / (root + 1e-3))
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    for name, p in encoder.model.state_dict().items():
+        if not name.startswith("pooler"):
+            torch.testing.assert_close(found[name], p, atol=1e-6, rtol=0, msg=name)
+    head = load_file(tmp_path / "out" / "head.safetensors")
+    torch.testing.assert_close(head["dense.weight"], model.dense.weight.detach(), atol=1e-6, rtol=0)  # type: ignore[union-attr]
+    torch.testing.assert_close(head["output.weight"], model.output.weight.detach(), atol=1e-6, rtol=0)
+
+
+def test_environment_of_a_launcher_changes_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = planted(32, 8)
+    run(task, epochs=1, out="plain")
+    launcher = {
+        "LOCAL_RANK": "0",
+        "RANK": "0",
+        "WORLD_SIZE": "2",
+        "PMI_SIZE": "2",
+        "ACCELERATE_MIXED_PRECISION": "bf16",
+    }
+    for name, value in launcher.items():
+        monkeypatch.setenv(name, value)
+    run(task, epochs=1, out="launched")
+    assert {name: os.environ[name] for name in launcher} == launcher
+    one, two = weights(tmp_path / "plain"), weights(tmp_path / "launched")
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_global_generators_are_left_alone(run: Run) -> None:
