@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ftprobe.activations import Pooling
 from ftprobe.activations.extract import extract
-from ftprobe.activations.shards import open_layer
+from ftprobe.shards import open_layer
 from ftprobe.models.load import Encoder, load_encoder
 from ftprobe.tasks.types import Corpus, Sentence
 

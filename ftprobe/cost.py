@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from ftprobe.activations.shards import expected_bytes
+from ftprobe.shards import expected_bytes
 from ftprobe.architecture import Architecture
 from ftprobe.study import ActivationOptions, FinetuneOptions
 

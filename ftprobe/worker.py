@@ -173,7 +173,7 @@ def probe_data(store: Store, activations: str, labels: str, layers: Sequence[int
     InputError
         No item has both an activation and a label.
     """
-    from ftprobe.activations.shards import items, open_layer
+    from ftprobe.shards import items, open_layer
 
     folder = store.fetch("activations", activations)
     held, labelled = items(folder), load_labels(store, labels)

@@ -23,7 +23,7 @@ from torch import Tensor
 from ftprobe.activations import Pooling
 from ftprobe.activations.align import Aligned, Overflow, Tokens, align
 from ftprobe.activations.gather import Gather, Rows, gather, ranges, rows
-from ftprobe.activations.shards import SHARD_ITEMS, Dtype, ShardWriter
+from ftprobe.shards import SHARD_ITEMS, Dtype, ShardWriter
 from ftprobe.errors import InputError
 from ftprobe.measurement import Measurement, Outcome
 from ftprobe.models.load import Encoder

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ftprobe.activations import Pooling
 from ftprobe.activations.align import Aligned, Tokens
-from ftprobe.activations.shards import Items
+from ftprobe.shards import Items
 from ftprobe.errors import InputError
 from ftprobe.tasks.types import Corpus
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ftprobe.activations.shards import Dtype, Items, ShardWriter, expected_bytes, items, layers, open_layer
+from ftprobe.shards import Dtype, Items, ShardWriter, expected_bytes, items, layers, open_layer
 from ftprobe.errors import CorruptArtifact, StoreError
 
 
@@ -130,7 +130,7 @@ def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path: Path) -> No
 
 def test_reading_shards_needs_neither_torch_nor_transformers() -> None:
     code = (
-        "import sys, ftprobe.activations.shards; print(sorted({'torch', 'transformers', 'polars'} & set(sys.modules)))"
+        "import sys, ftprobe.shards; print(sorted({'torch', 'transformers', 'polars'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
