@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from ftprobe.activations import Pooling
 from ftprobe.activations.extract import extract
-from ftprobe.shards import open_layer
 from ftprobe.models.load import Encoder, load_encoder
+from ftprobe.shards import open_layer
 from ftprobe.tasks.types import Corpus, Sentence
 
 

@@ -10,8 +10,8 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from ftprobe.shards import expected_bytes
 from ftprobe.architecture import Architecture
+from ftprobe.shards import expected_bytes
 from ftprobe.study import ActivationOptions, FinetuneOptions
 
 # Before any trial has run: a few CPU cores. GFLOP/s reached, not peak.

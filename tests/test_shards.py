@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ftprobe.shards import Dtype, Items, ShardWriter, expected_bytes, items, layers, open_layer
 from ftprobe.errors import CorruptArtifact, StoreError
+from ftprobe.shards import Dtype, Items, ShardWriter, expected_bytes, items, layers, open_layer
 
 
 def table(n_items: int) -> Items:

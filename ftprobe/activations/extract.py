@@ -23,10 +23,10 @@ from torch import Tensor
 from ftprobe.activations import Pooling
 from ftprobe.activations.align import Aligned, Overflow, Tokens, align
 from ftprobe.activations.gather import Gather, Rows, gather, ranges, rows
-from ftprobe.shards import SHARD_ITEMS, Dtype, ShardWriter
 from ftprobe.errors import InputError
 from ftprobe.measurement import Measurement, Outcome
 from ftprobe.models.load import Encoder
+from ftprobe.shards import SHARD_ITEMS, Dtype, ShardWriter
 from ftprobe.tasks.types import Corpus
 
 # A CPU is fastest while a batch fits its caches: MiniLM takes 1.9 times as long with 8192 tokens as with 1024.

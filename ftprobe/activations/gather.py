@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from ftprobe.activations import Pooling
 from ftprobe.activations.align import Aligned, Tokens
-from ftprobe.shards import Items
 from ftprobe.errors import InputError
+from ftprobe.shards import Items
 from ftprobe.tasks.types import Corpus
 
 

@@ -15,9 +15,9 @@ from transformers import AutoModel, PreTrainedTokenizerFast
 
 from ftprobe.activations import Pooling
 from ftprobe.activations.extract import extract
-from ftprobe.shards import Items, items, open_layer
 from ftprobe.measurement import Outcome
 from ftprobe.models.load import Encoder, load_encoder
+from ftprobe.shards import Items, items, open_layer
 from ftprobe.tasks.types import Corpus
 
 PIECES = [
