@@ -150,7 +150,7 @@ def records(
     offline: bool = True,
 ) -> pl.LazyFrame:
     """The tidy records of a study: one row a number, in the columns of METHODS 0; only what the store holds."""
-    from ftprobe.records import scan
+    from ftprobe.rows import scan
 
     opened, loaded = open_store(store), as_study(study)
     planned = make_plan(loaded, opened, data_dir=data, offline=offline)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from ftprobe.hashing import content_id
 from ftprobe.manifest import describe
 from ftprobe.measurement import Measurement
-from ftprobe.records import write_part
+from ftprobe.rows import write_part
 from ftprobe.store import Store
 from ftprobe.tasks import TaskSource, warnings
 from ftprobe.tasks.types import Corpus, LabelSet, Sentence, TaskData

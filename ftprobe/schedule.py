@@ -30,7 +30,8 @@ class Pack(NamedTuple):
 class Result(NamedTuple):
     """What became of a pack.
 
-    `store`: the store could not be written. `corrupt` names (stage, artifact) pairs that a trial found damaged when it read its inputs.
+    `store`: the store could not be written. `corrupt` names the (stage, artifact) pairs that a trial found damaged
+    when it read its inputs.
     """
 
     state: Literal["done", "failed", "corrupt", "store"]

@@ -23,7 +23,7 @@ from ftprobe.hashing import derive_seed
 from ftprobe.manifest import describe
 from ftprobe.measurement import Outcome
 from ftprobe.probes import PROBES, ProbeData
-from ftprobe.records import write_part, write_predictions
+from ftprobe.rows import write_part, write_predictions
 from ftprobe.store import Store
 from ftprobe.tasks.sampling import sample
 from ftprobe.tasks.types import TaskData

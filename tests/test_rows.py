@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from ftprobe.errors import CorruptArtifact
 from ftprobe.measurement import Measurement, Predictions
-from ftprobe.records import SCHEMA, scan, write_part, write_predictions
+from ftprobe.rows import SCHEMA, scan, write_part, write_predictions
 
 COMMON = {"trial": "t0", "study": "mine", "model": "bert", "ft_seed": 3, "method": "linear", "config": {"epochs": 3}}
 int64s = st.integers(-(2**63), 2**63 - 1)
