@@ -68,7 +68,9 @@ def layer_curves(
         No point has a value.
     """
     _check(frame, y, title)
-    own = alt.Y(f"{y.name}:Q", title=y.title, scale=alt.Scale(zero=False), axis=alt.Axis(grid=True))
+    starred = stars is not None and bool(frame[stars.name].is_not_null().any())
+    scale = alt.Scale(domain=_domain(frame, y)) if starred else alt.Scale(zero=False)
+    own = alt.Y(f"{y.name}:Q", title=y.title, scale=scale, axis=alt.Axis(grid=True))
     base, lines = _base(color, frame), [f.name for f in (color, dash) if f]
     x = alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1, format="d"))
     # Marks in a layer of their own: with marks on the line, Vega-Lite draws the legend of dashes without strokes.
@@ -83,12 +85,19 @@ def layer_curves(
         # Counting leaves one row a panel, hence one rule.
         rule = alt.Chart().transform_aggregate(n="count()").mark_rule(color="#888888", strokeWidth=1)
         layers.insert(0, rule.encode(y=alt.datum(0)))
-    panel = alt.layer(*layers)
-    if stars is not None and frame[stars.name].is_not_null().any():
-        right = alt.Y(f"{stars.name}:Q", title=stars.title, axis=alt.Axis(orient="right", grid=False))
-        marks = base.mark_point(shape=_STAR, size=70, filled=True).encode(x, right, **_detail(dash))
-        panel = alt.layer(panel, marks).resolve_scale(y="independent")
-    return _panels(panel.properties(width=width, height=height), frame, title, column, row)
+    panel = alt.layer(*layers).properties(width=width, height=height)
+    if not starred or stars is None:
+        return _panels(panel, frame, title, column, row)
+    axis, right = alt.Axis(orient="right", grid=False), alt.Scale(domain=_domain(frame, stars))
+    against = alt.Y(f"{stars.name}:Q", title=stars.title, axis=axis, scale=right)
+    marks = base.mark_point(shape=_STAR, size=70, filled=True).encode(x, against, **_detail(dash))
+    return _grid(alt.layer(panel, marks).resolve_scale(y="independent"), frame, title, column, row)
+
+
+def _domain(frame: pl.DataFrame, field: Field) -> list[float]:
+    """As far below 0 as above it, so that the zeros of two axes meet."""
+    far = max(abs(value) for value in frame[field.name].drop_nulls().drop_nans().to_list()) or 1.0
+    return [-far, far]
 
 
 def bars(
@@ -134,7 +143,7 @@ def _base(color: Field | None, frame: pl.DataFrame) -> Any:
     """A chart without data, which its panels share: a layer with data of its own would show it in every panel."""
     if color is None:
         return alt.Chart().encode(color=alt.value(PALETTE[0]))
-    names = frame[color.name].unique().sort().to_list()
+    names = frame[color.name].unique(maintain_order=True).to_list()
     scale = alt.Scale(domain=names, range=[PALETTE[i % len(PALETTE)] for i in range(len(names))])
     legend = alt.Legend(symbolType="stroke", symbolSize=300, symbolOpacity=1, symbolStrokeWidth=3)
     return alt.Chart().encode(color=alt.Color(f"{color.name}:N", title=color.title, scale=scale, legend=legend))
@@ -161,9 +170,31 @@ def _panels(panel: Any, frame: pl.DataFrame, title: str, column: Field | None, r
             order = frame[field.name].unique(maintain_order=True).to_list()
             header = alt.Header(titleFontSize=0, labelFontSize=12, labelFontWeight="bold")
             split[name] = kind(f"{field.name}:N", title=None, sort=order, header=header)
+    data = _data(frame)
+    return _finished(panel.facet(data=data, **split) if split else panel.properties(data=data), title)
+
+
+def _grid(panel: Any, frame: pl.DataFrame, title: str, column: Field | None, row: Field | None) -> Chart:
+    """The same panels side by side: Vega-Lite cannot facet a panel with two y axes."""
+    rows = []
+    for across in frame[row.name].unique(maintain_order=True).to_list() if row else [None]:
+        shown = []
+        for down in frame[column.name].unique(maintain_order=True).to_list() if column else [None]:
+            pairs = [(field, value) for field, value in ((row, across), (column, down)) if field is not None]
+            own = panel.properties(title=": ".join(str(value) for _, value in pairs))
+            for field, value in pairs:
+                own = own.transform_filter(alt.FieldEqualPredicate(field=field.name, equal=value))
+            shown.append(own)
+        rows.append(alt.hconcat(*shown))
+    return _finished(alt.vconcat(*rows, data=_data(frame)), title)
+
+
+def _data(frame: pl.DataFrame) -> alt.Data:
     # Rows go in as values: the figure then holds all its data, and Altair's limit on rows does not apply.
-    data = alt.Data(values=frame.fill_nan(None).to_dicts())
-    chart = panel.facet(data=data, **split) if split else panel.properties(data=data)
+    return alt.Data(values=frame.fill_nan(None).to_dicts())
+
+
+def _finished(chart: Chart, title: str) -> Chart:
     made: Chart = chart.configure_axis(gridColor="#e6e6e6").configure_view(stroke="#cccccc")
     return titled(made, title)
 
