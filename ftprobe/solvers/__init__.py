@@ -1,0 +1,1 @@
+"""The numerics of probes and comparisons, on tensors alone: torch and numpy."""

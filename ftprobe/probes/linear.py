@@ -1,0 +1,36 @@
+"""The linear probe: what can be asked of it (METHODS 3.1). Light: the fit itself is `ftprobe.probes.linear_run`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class LinearOptions(BaseModel):
+    """Multinomial logistic regression of each layer, fitted to convergence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    penalty: Literal["l2"] = "l2"
+    """(a/2) ||W||_F^2 beside the mean cross-entropy; the bias is free."""
+    strength: Annotated[tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], Field(min_length=1)] = (
+        1e-5,
+        1e-4,
+        1e-3,
+        1e-2,
+    )
+    """Values of a; each layer keeps the one with the best development accuracy, of several the largest."""
+    scale: Literal["standardise", "none"] = "standardise"
+    """`standardise`: features minus train mean, divided by train sd."""
+    max_iterations: Annotated[int, Field(ge=1)] = 1000
+    """L-BFGS steps of a cell; one that needs more keeps its last weights and is marked `not_converged`."""
+    tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-5
+    """Largest gradient entry at which a cell has converged."""
+
+    @field_validator("strength")
+    @classmethod
+    def _distinct(cls, strength: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(strength)) < len(strength):
+            raise ValueError("values repeat; name each strength once")
+        return strength
