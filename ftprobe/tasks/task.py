@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ftprobe.errors import InputError
+from ftprobe.errors import InputError, nearest
 from ftprobe.hashing import content_id
 from ftprobe.tasks.types import Level, Split, TaskData
 
@@ -69,7 +69,10 @@ class Request:
         places = [f"data.{name}" for name in names]
         if self.data_dir is not None:
             places += [str(Path(self.data_dir) / name) for name in names]
-        where = f"declare 'data: {{{names[0]}: FOLDER}}' or put it under --data DIR as DIR/{names[0]}"
+        here = [] if self.data_dir is None else [path.name for path in Path(self.data_dir).expanduser().glob("*/")]
+        guess = nearest(names[0], [*self.data, *here])
+        where = f"{guess} or " if guess.startswith("did") else ""
+        where += f"declare 'data: {{{names[0]}: FOLDER}}' or put it under --data DIR as DIR/{names[0]}"
         return InputError.one(
             self.place,
             f"no text for corpus '{self.corpus}' of task '{self.task}' (looked for {', '.join(places)})",
