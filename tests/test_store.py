@@ -299,6 +299,20 @@ def test_an_unknown_scheme_is_named() -> None:
         Store.open("nowhere://x")
 
 
+def test_a_bucket_is_needed() -> None:
+    for url in ("s3://", "gs://key:secret@/folder"):
+        with pytest.raises(StoreError, match="it names no bucket"):
+            Store.open(url)
+
+
+def test_credentials_of_a_url_are_not_shown() -> None:
+    store = Store(
+        RemoteVolume(LocalFileSystem(), "/none", "s3://key:secret@bucket/folder/?endpoint_override=localhost")
+    )
+    assert store.url == "s3://bucket/folder"
+    assert store.log_path("t") == "s3://bucket/folder/logs/t.log"
+
+
 def test_leftovers_of_the_dead_are_swept_and_work_of_the_living_is_not(root: Path) -> None:
     store = opened("local", root)
     dead = subprocess.Popen([sys.executable, "-c", ""])

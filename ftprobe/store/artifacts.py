@@ -51,7 +51,7 @@ class Store:
 
     @property
     def url(self) -> str:
-        """Where the store is, for people."""
+        """Where the store is, for people: credentials and options of a URL are left out."""
         return self.volume.address("").rstrip("/")
 
     def path(self, stage: str, id: str) -> str:

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
 from ftprobe.errors import StoreError
 from ftprobe.hashing import content_id
@@ -26,6 +27,7 @@ from ftprobe.store.scratch import STALE_AFTER_S, discard, scratch_name, sweep
 
 LANES = 32  # requests in flight: an object store answers in tens of milliseconds
 _COPY_BYTES = 8 << 20
+_RETRY_S = 60
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
 
@@ -36,7 +38,7 @@ class RemoteVolume:
     lanes = LANES
 
     def __init__(self, filesystem: Any, root: str, url: str) -> None:
-        self.filesystem, self.base, self.url = filesystem, root.rstrip("/"), url.rstrip("/")
+        self.filesystem, self.base, self.url = filesystem, root.rstrip("/"), _shown(url)
 
     @classmethod
     def at(cls, url: str) -> RemoteVolume:
@@ -243,10 +245,21 @@ def _each(function: Callable[[_Item], _Answer], items: Iterable[_Item]) -> list[
         return list(pool.map(function, items))
 
 
+def _shown(url: str) -> str:
+    """The URL without its query and its credentials, which end up in terminals and logs otherwise."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
+
+
 def _filesystem(url: str) -> tuple[Any, str]:
     import pyarrow
     from pyarrow.fs import FileSystem
 
+    parts = urlsplit(url)
+    if parts.scheme in ("s3", "gs", "gcs") and not parts.netloc.rpartition("@")[2]:
+        raise StoreError(f"cannot open the store {url}: it names no bucket; give {parts.scheme}://bucket/folder")
+    if parts.scheme in ("gs", "gcs") and "retry_limit_seconds" not in parts.query:  # 15 minutes by default
+        url = urlunsplit(parts._replace(query="&".join(filter(None, (parts.query, f"retry_limit_seconds={_RETRY_S}")))))
     try:
         try:
             filesystem, root = FileSystem.from_uri(url)
@@ -257,8 +270,8 @@ def _filesystem(url: str) -> tuple[Any, str]:
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise StoreError(
-            f"cannot open the store {url}: {reason}; give a folder, s3://bucket/folder, gs://bucket/folder, or a URL "
-            "whose fsspec package is installed"
+            f"cannot open the store {_shown(url)}: {reason}; give a folder, s3://bucket/folder, gs://bucket/folder, "
+            "or a URL whose fsspec package is installed"
         ) from error
     return filesystem, root
 
