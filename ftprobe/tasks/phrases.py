@@ -166,16 +166,24 @@ def frame(rng: Random) -> Pair:
     return good, bad
 
 
+def opening(rng: Random) -> list[Token]:
+    """What stands before a clause: an adverb, or a clause that embeds it."""
+    if flip(rng):
+        return [(rng.choice(("today", "yesterday", "suddenly", "often")), "ADV")]
+    thinker = noun_phrase(rng, HUMANS).tokens
+    return [*thinker, (rng.choice(THINKING).past, "VERB"), ("that", "SCONJ")]
+
+
 def case(rng: Random) -> Pair:
-    """Subjects are nominative, objects accusative."""
+    """Subjects are nominative, objects accusative; no pronoun comes first, where its capital would tell."""
     which = rng.randrange(len(NOMINATIVE))
     nominative, accusative = [(NOMINATIVE[which], "PRON")], [(ACCUSATIVE[which], "PRON")]
     person = noun_phrase(rng, HUMANS).tokens
     verb = [(rng.choice(ACTING).past, "VERB")]
-    way = [(rng.choice(WAYS), "ADV")] if flip(rng, 0.5) else []
+    outer = opening(rng)
     if flip(rng):
-        return end(nominative, verb, person, way), end(accusative, verb, person, way)
-    return end(person, verb, accusative, way), end(person, verb, nominative, way)
+        return end(outer, nominative, verb, person), end(outer, accusative, verb, person)
+    return end(outer, person, verb, accusative), end(outer, person, verb, nominative)
 
 
 def verb_form(rng: Random) -> Pair:
@@ -211,18 +219,17 @@ def inversion(rng: Random) -> Pair:
 
 
 def order(rng: Random) -> Pair:
-    """A determiner stands before what it determines."""
-    subject = noun_phrase(rng, HUMANS)
-    verb, rest = event(rng)
-    outer: list[Token] = []
-    if flip(rng, 0.3):
-        thinker = noun_phrase(rng, HUMANS).tokens
-        outer = [*thinker, (rng.choice(THINKING).past, "VERB"), ("that", "SCONJ")]
-    good = end(outer, subject.tokens, [(verb.past, "VERB")], rest)
-    places = [i for i, (_, tag) in enumerate(good[:-1]) if tag in ("DET", "PRON") and good[i + 1][1] in ("NOUN", "ADJ")]
+    """A determiner stands before what it determines; the first phrase stays, for its capital would tell."""
+    subject = noun_phrase(rng, HUMANS).tokens
+    if flip(rng):
+        verb, rest = event(rng)
+        good = end(opening(rng), subject, [(verb.past, "VERB")], rest)
+    else:
+        verb, thing = rng.choice(USING), noun_phrase(rng, THINGS).tokens
+        good = end(subject, [(verb.past, "VERB")], thing)
+    places = [i for i in range(1, len(good) - 1) if good[i][1] in ("DET", "PRON") and good[i + 1][1] in ("NOUN", "ADJ")]
     at = rng.choice(places)
-    bad = [*good[:at], good[at + 1], good[at], *good[at + 2 :]]
-    return good, bad
+    return good, [*good[:at], good[at + 1], good[at], *good[at + 2 :]]
 
 
 CONSTRUCTIONS: tuple[tuple[Callable[[Random], Pair], float], ...] = (
