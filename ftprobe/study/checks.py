@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from ftprobe import probes, tasks
 from ftprobe.errors import Problem
 from ftprobe.study.grid import Choice, Point, at, shown, unknown
 from ftprobe.study.options import FinetuneRun, ProbeRun
@@ -26,8 +27,6 @@ def finetune_problems(point: Point, models: Collection[str]) -> list[Problem]:
 
 def probe_problems(point: Point, models: Collection[str], kinds: Sequence[tuple[str, str]]) -> list[Problem]:
     """Whether names are known, and pooling and probe (`kinds`: kind and place) fit the level of the task."""
-    from ftprobe.probes import PROBES
-
     problems = [*_model_problems(point, models), *task_problems(point.get("task"))]
     level = _level(point)
     if level is None:
@@ -37,7 +36,7 @@ def probe_problems(point: Point, models: Collection[str], kinds: Sequence[tuple[
         what = f"pooling {shown(point['pooling'].value)} does not fit task {task}, which labels {level}s"
         problems.append(Problem(point["pooling"].place, what, f"one of: {', '.join(POOLINGS[level])}"))
     for kind, place in kinds:
-        if level not in PROBES[kind].levels:
+        if level not in probes.PROBES[kind].levels:
             what = f"a {kind} probe does not fit task {task}, which labels {level}s"
             problems.append(Problem(place, what))
     return problems
@@ -45,19 +44,15 @@ def probe_problems(point: Point, models: Collection[str], kinds: Sequence[tuple[
 
 def task_problems(task: Choice | None) -> list[Problem]:
     """Whether a task reference (`NAME` or `NAME@CORPUS`) names a known task."""
-    from ftprobe.tasks import TASKS
-
     if task is None or not isinstance(task.value, str):
         return []  # said by its type
     name = task.value.partition("@")[0]
-    return [] if name in TASKS else [unknown("task", name, task.place, TASKS)]
+    return [] if name in tasks.TASKS else [unknown("task", name, task.place, tasks.TASKS)]
 
 
 def corpus_problems(data: Collection[str], references: Collection[str]) -> list[Problem]:
     """Whether each key of `data` is a corpus that a task has by default or that a reference names after its `@`."""
-    from ftprobe.tasks import CORPORA
-
-    known = {*CORPORA, *(reference.partition("@")[2] for reference in references)} - {""}
+    known = {*tasks.CORPORA, *(reference.partition("@")[2] for reference in references)} - {""}
     return [unknown("corpus", name, at("data", name), known) for name in data if name not in known]
 
 
@@ -80,8 +75,6 @@ def _model_problems(point: Point, models: Collection[str]) -> list[Problem]:
 
 def _level(point: Mapping[str, Choice]) -> str | None:
     """The level of the point's task; None when the task is missing or unknown."""
-    from ftprobe.tasks import TASKS
-
     task = point.get("task")
     name = str(task.value).partition("@")[0] if task else ""
-    return TASKS[name].level if name in TASKS else None
+    return tasks.TASKS[name].level if name in tasks.TASKS else None

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
+from ftprobe import probes
 from ftprobe.checkpoint import known_architecture
 from ftprobe.errors import Problem
 from ftprobe.study.checks import finetune_problems, probe_problems
@@ -107,8 +108,6 @@ def _probe_run(entry: ProbeEntry, family: _Family, place: str) -> ProbeRun:
 
 def _families(value: object, place: str, problems: list[Problem]) -> list[_Family]:
     """The probes of a `probe` key: one mapping with a kind, or an axis of such mappings, each a grid itself."""
-    from ftprobe.probes import PROBES
-
     families: list[_Family] = []
     for choice in _choices(value, place, problems):
         if not isinstance(choice.value, Mapping) or "kind" not in choice.value:
@@ -117,10 +116,10 @@ def _families(value: object, place: str, problems: list[Problem]) -> list[_Famil
             continue
         options = {str(key): option for key, option in choice.value.items() if key != "kind"}
         for kind in _choices(choice.value["kind"], at(choice.place, "kind"), problems):
-            if not isinstance(kind.value, str) or kind.value not in PROBES:
-                problems.append(unknown("kind of probe", kind.value, kind.place, PROBES))
+            if not isinstance(kind.value, str) or kind.value not in probes.PROBES:
+                problems.append(unknown("kind of probe", kind.value, kind.place, probes.PROBES))
                 continue
-            model = PROBES[kind.value].Options
+            model = probes.PROBES[kind.value].Options
             for point in _points(options, choice.place, field_types(model), problems):
                 built = build(model, point, choice.place)
                 if isinstance(built, list):
