@@ -150,19 +150,17 @@ def records(
     offline: bool = True,
 ) -> pl.LazyFrame:
     """The tidy records of a study: one row a number, in the columns of METHODS 0; only what the store holds."""
-    from ftprobe.rows import scan
+    from ftprobe.rows import PART, scan
 
     opened, loaded = open_store(store), as_study(study)
     planned = make_plan(loaded, opened, data_dir=data, offline=offline)
     held = {trial: planned.trials[trial].stage for trial in planned.existing}
     labels = {labels_id(source) for source in planned.sources}
     held_labels = {key for _, key in opened.existing([("labels", key) for key in labels])}
-    parts = []
-    for trial, columns in planned.labels:
-        stage = held.get(trial) or ("labels" if trial in held_labels else None)
-        if stage is not None:
-            parts.append((str(opened.file(stage, trial, "records.parquet")), {**columns, "trial": trial}))
-    return scan(parts)
+    homes = {**dict.fromkeys(held_labels, "labels"), **held}
+    wanted = [(homes[trial], trial, {**columns, "trial": trial}) for trial, columns in planned.labels if trial in homes]
+    paths = opened.files([(stage, trial, PART) for stage, trial, _ in wanted])
+    return scan([(str(path), columns) for path, (_, _, columns) in zip(paths, wanted, strict=True)])
 
 
 def _unprepared(sources: list[Any], store: Store) -> bool:
