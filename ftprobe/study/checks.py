@@ -52,7 +52,8 @@ def task_problems(task: Choice | None) -> list[Problem]:
 
 def corpus_problems(data: Collection[str], references: Collection[str]) -> list[Problem]:
     """Whether each key of `data` is a corpus that a task has by default or that a reference names after its `@`."""
-    known = {*tasks.CORPORA, *(reference.partition("@")[2] for reference in references)} - {""}
+    # One folder may hold all of SentEval's sets.
+    known = {"senteval", *tasks.CORPORA, *(reference.partition("@")[2] for reference in references)} - {""}
     return [unknown("corpus", name, at("data", name), known) for name in data if name not in known]
 
 
