@@ -86,7 +86,8 @@ def strong_baseline(records: pl.LazyFrame, *, tuned: str = "cls", baseline: str 
 
 def _minus(tuned: pl.LazyFrame, baseline: pl.LazyFrame, on: Sequence[str]) -> pl.LazyFrame:
     # The mean makes one baseline of probe seeds that leave no mark on their rows, and of a row that is named twice.
-    bases = baseline.filter(pl.col("ft_task").is_null()).group_by(on).agg(baseline=pl.col("value").mean())
+    bases = baseline.filter(pl.col("ft_task").is_null()).group_by(on).agg(baseline="value")
+    bases = bases.with_columns(baseline=_mean("baseline"))
     joined = tuned.filter(pl.col("ft_task").is_not_null()).join(bases, on=on, how="left", nulls_equal=True)
     fraction = pl.col("unit") == "fraction"
     scale = pl.when(fraction).then(100.0).otherwise(1.0)
@@ -146,11 +147,13 @@ def group_means(frame: pl.LazyFrame) -> pl.LazyFrame:
         _last=pl.when(lower).then(middle).otherwise("_highest"),
     ).drop("_highest")
     by = [c for c in grouped.collect_schema().names() if c not in (*MEASURED, "layer")]
-    means = grouped.group_by(by).agg(value=value.mean(), _n=layer.n_unique(), _gaps=value.null_count())
+    means = grouped.group_by(by).agg(value=value, _n=layer.n_unique(), _gaps=value.null_count())
     whole = (pl.col("_n") == pl.col("_last") - pl.col("_first") + 1) & (pl.col("_gaps") == 0)
     several = pl.format("{}-{}", "_first", "_last")
     label = pl.when(pl.col("_first") < pl.col("_last")).then(several).otherwise(pl.col("_first").cast(pl.String))
-    return means.with_columns(value=pl.when(whole).then("value"), layers=label).drop("_first", "_last", "_n", "_gaps")
+    return means.with_columns(value=pl.when(whole).then(_mean("value")), layers=label).drop(
+        "_first", "_last", "_n", "_gaps"
+    )
 
 
 def over_seeds(frame: pl.LazyFrame, *, interval: bool = True) -> pl.LazyFrame:
@@ -170,18 +173,26 @@ def over_seeds(frame: pl.LazyFrame, *, interval: bool = True) -> pl.LazyFrame:
         or if a seed's value is undefined.
     """
     by = [c for c in frame.collect_schema().names() if c not in (*MEASURED, *SEEDS)]
-    value = pl.col("value")
-    runs = frame.group_by([*by, "ft_seed"]).agg(value=value.mean(), _gap=value.null_count() > 0)
-    # Sums of doubles depend on their order, and the order of rows on the machine.
-    ordered = value.sort_by("ft_seed")
-    summary = runs.group_by(by).agg(
-        mean=ordered.mean(), sd=ordered.std(ddof=1), n=value.count(), _values=ordered, _gap=pl.col("_gap").any()
+    value, values = pl.col("value"), pl.col("_values")
+    runs = frame.group_by([*by, "ft_seed"]).agg(value=value, _gap=value.null_count() > 0)
+    seeds = value.sort_by("ft_seed")
+    summary = runs.with_columns(value=_mean("value")).group_by(by).agg(_values=seeds, _gap=pl.col("_gap").any())
+    summary = summary.with_columns(
+        mean=_mean("_values"), sd=values.list.std(ddof=1), n=values.list.drop_nulls().list.len()
     )
     if interval:
-        values = pl.when(~pl.col("_gap")).then("_values")
-        ends = values.map_batches(_intervals, return_dtype=pl.Struct({"low": pl.Float64, "high": pl.Float64}))
+        whole = pl.when(~pl.col("_gap")).then("_values")
+        ends = whole.map_batches(_intervals, return_dtype=pl.Struct({"low": pl.Float64, "high": pl.Float64}))
         summary = summary.with_columns(_ends=ends).unnest("_ends")
     return summary.drop("_values", "_gap")
+
+
+def _mean(name: str) -> pl.Expr:
+    """The mean of each list of a column, the same whatever the order of its values, which is that of files and threads.
+
+    Sorted as lists: polars leaves out a sort in front of a mean of a group.
+    """
+    return pl.col(name).list.sort().list.mean()
 
 
 def _intervals(values: pl.Series) -> pl.Series:

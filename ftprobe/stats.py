@@ -164,9 +164,8 @@ def sentence_bootstrap(
 def _checked(total_SU: ArrayLike, count_U: ArrayLike) -> tuple[Floats, Floats]:
     totals, counts = np.asarray(total_SU, dtype=np.float64), np.asarray(count_U, dtype=np.float64)
     if totals.ndim != 2 or counts.shape != totals.shape[1:] or not totals.size:
-        raise ValueError(
-            f"total_SU of shape (seeds, units) and count_U of (units,), not {totals.shape}, {counts.shape}"
-        )
+        shapes = f"{totals.shape} and {counts.shape}"
+        raise ValueError(f"total_SU has axes (seeds, units) and count_U (units,), none of them empty; not {shapes}")
     if not (np.isfinite(totals).all() and np.isfinite(counts).all() and (counts > 0).all()):
         raise ValueError("totals must be finite and every unit must have items")
     return totals, counts

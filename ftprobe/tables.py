@@ -6,6 +6,7 @@ numbers, one row a cell, at full precision and in the printed unit.
 
 from __future__ import annotations
 
+import html
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -329,6 +330,7 @@ def _escape(text: str) -> str:
 def to_html(table: Table) -> str:
     """A fragment with its own style, by great_tables; it fetches nothing."""
     from great_tables import GT
+    from great_tables import html as verbatim
 
     names = table.frame.columns
     cells = names[len(table.headers) :]
@@ -342,5 +344,5 @@ def to_html(table: Table) -> str:
             made = made.tab_spanner(label, cells[at : at + width], level=depth, id=f"{depth}-{i}")
             at += width
     if table.caption:
-        made = made.tab_source_note(table.caption)
+        made = made.tab_source_note(verbatim(html.escape(table.caption)))
     return str(made.tab_options(table_font_size="14px", data_row_padding="3px").as_raw_html())

@@ -1,0 +1,113 @@
+"""Figures: every panel shows its own data, in four formats, without a network."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from ftprobe import figures
+from ftprobe.errors import InputError
+from ftprobe.figures import Field
+from ftprobe.frames import MissingData
+
+Y = Field("mean", "change (points)")
+MAGIC = {"html": b"<!DOCTYPE html>", "svg": b"<svg", "pdf": b"%PDF", "png": b"\x89PNG"}
+
+
+def points() -> pl.DataFrame:
+    """Two panels, two series: the series' height says which panel they are in."""
+    return pl.DataFrame(
+        [
+            {"layer": layer, "mean": 10.0 * i + j + layer / 10, "task": task, "tuned": tuned, "pooling": "cls",
+             "low": 10.0 * i + j - 0.5, "high": 10.0 * i + j + 0.5, "stars": -float(layer)}
+            for i, task in enumerate(("bigram", "odd"))
+            for j, tuned in enumerate(("cola", "sst2"))
+            for layer in range(7)
+        ]
+    )  # fmt: skip
+
+
+def curves(frame: pl.DataFrame, **options: Any) -> figures.Chart:
+    given = {"color": Field("tuned", "tuned on"), "column": Field("task", "task"), "zero_line": True, **options}
+    return figures.layer_curves(frame, title="Change by layer", y=Y, **given)
+
+
+def drawn_lines(svg: str) -> list[str]:
+    """The path of each line of series."""
+    return re.findall(r'aria-roledescription="line mark"[^>]*?d="([^"]+)"', svg)
+
+
+@pytest.mark.parametrize("stars", [None, Field("stars", "stars")], ids=["facets", "grid"])
+def test_every_panel_shows_its_own_lines(stars: Field | None) -> None:
+    lines = drawn_lines(figures.to_svg(curves(points(), stars=stars)))
+    assert len(lines) == 4  # two panels of two lines
+    assert len(set(lines)) == 4
+
+
+def test_a_null_breaks_the_line() -> None:
+    gap = pl.when(pl.col("layer") != 3).then("mean").alias("mean")
+    lines = drawn_lines(figures.to_svg(curves(points().with_columns(gap))))
+    assert all(line.count("M") == 2 for line in lines)
+
+
+def test_a_missing_value_is_not_drawn_at_zero() -> None:
+    text = curves(points().with_columns(mean=pl.when(pl.col("layer") != 3).then("mean"))).to_json()
+    values = [row for data in json.loads(text)["datasets"].values() for row in data] if "datasets" in text else (
+        json.loads(text)["data"]["values"])  # fmt: skip
+    assert {row["mean"] for row in values if row["layer"] == 3} == {None}
+
+
+@pytest.mark.parametrize("format", figures.FORMATS)
+def test_formats(format: str, tmp_path: Path) -> None:
+    path = figures.write(curves(points()), tmp_path / "new", "figure", format)
+    assert path.name == f"figure.{format}"
+    assert path.read_bytes().startswith(MAGIC[format])
+
+
+def test_html_carries_its_scripts(tmp_path: Path) -> None:
+    page = figures.write(curves(points()), tmp_path, "figure", "html").read_text(encoding="utf-8")
+    scripts = re.findall(r"(<script\b[^>]*>)(.*?)</script>", page, flags=re.S)
+    rest = re.sub(r"<script\b.*?</script>", "", page, flags=re.S)
+    assert scripts
+    assert not re.search(r"\b(?:src|href)\s*=|@import|url\(", rest + "".join(tag for tag, _ in scripts))
+    code = "".join(body for _, body in scripts)
+    assert len(code) > 500_000
+    assert not re.search(r"import\s*\(|\bfrom\s*['\"]http|cdn\.", code)
+
+
+def test_image_tag_is_self_contained() -> None:
+    tag = figures.to_image_tag(figures.titled(curves(points()), 'a "b" <c>'))
+    assert tag.startswith('<img alt="a &quot;b&quot; &lt;c&gt;" src="data:image/svg+xml;base64,')
+
+
+def test_many_rows_are_drawn() -> None:
+    many = pl.DataFrame({"layer": range(6_000), "mean": [layer % 7 for layer in range(6_000)]})
+    (line,) = drawn_lines(figures.to_svg(curves(many, color=None, column=None)))
+    assert line.count("L") == 5_999
+
+
+def test_bars_have_whiskers() -> None:
+    frame = points().filter(pl.col("layer") == 0)
+    svg = figures.to_svg(figures.bars(frame, title="t", x=Field("task", "task"), y=Y, color=Field("tuned", "tuned on")))
+    assert svg.count('aria-roledescription="bar"') == 4
+    assert svg.count('aria-roledescription="rule mark"') == 4
+
+
+def test_colours_do_not_repeat_among_few_series() -> None:
+    assert len(set(figures.PALETTE)) == len(figures.PALETTE) >= 7
+
+
+def test_no_values_is_missing_data() -> None:
+    nothing = points().with_columns(mean=pl.lit(None, pl.Float64))
+    with pytest.raises(MissingData, match="Change by layer"):
+        curves(nothing)
+
+
+def test_unknown_format(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="did you mean 'png'"):
+        figures.write(curves(points()), tmp_path, "figure", "pngg")
