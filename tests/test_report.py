@@ -1,0 +1,163 @@
+"""Reports: found where they should be, and rendered as one page that says what is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from ftprobe.errors import InputError
+from ftprobe.frames import MissingData
+from ftprobe.report import GENERIC, Report, find_report, render_html
+from ftprobe.rows import SCHEMA
+
+ANALYSIS = """
+from ftprobe.report import Report
+REPORT = Report("{name}", "{where}", tables={{}}, figures={{}})
+"""
+
+
+def planted() -> pl.DataFrame:
+    """A model of 6 layers, tuned twice, with a change of 2 points at layer 6 and none below; one run collapsed."""
+    rows: list[dict[str, object]] = []
+    shared = {"study": "s", "model": "m", "corpus": "t", "split": "test", "unit": "fraction", "status": "ok"}
+    for layer in range(7):
+        probe = {**shared, "method": "linear", "task": "t", "metric": "accuracy", "layer": layer, "pooling": "cls"}
+        rows.append({**probe, "variant": "pretrained", "value": 0.5})
+        for seed in range(3):
+            run = {"variant": "finetuned", "ft_task": "cola", "ft_seed": seed, "head_pooling": "cls"}
+            rows.append({**probe, **run, "value": 0.52 if layer == 6 else 0.5})
+            if layer == 0:
+                detail = json.dumps({"selected": True, "collapsed": seed == 0})
+                own = {"method": "finetune", "task": "cola", "metric": "mcc", "update": 3, "detail": detail}
+                rows.append({**shared, **run, **own, "value": 0.1 * seed})
+    return pl.DataFrame(rows, schema=pl.DataFrame(SCHEMA.empty_table()).schema)
+
+
+def write(folder: Path, name: str, text: str = ANALYSIS) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.py"
+    path.write_text(text.format(name=name, where=folder.name), encoding="utf-8")
+    return path
+
+
+def test_found_beside_the_study_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = tmp_path / "sweeps" / "x.yaml"
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "analysis", "mine")
+    assert find_report("mine", study).title == "analysis"
+    write(tmp_path / "sweeps", "mine")
+    assert find_report("mine", study).title == "sweeps"
+
+
+def test_found_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "here" / "analysis", "mine")
+    monkeypatch.chdir(tmp_path / "here")
+    assert find_report("mine", tmp_path / "elsewhere" / "x.yaml").name == "mine"
+
+
+def test_shipped_analyses_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_report("mosbach2020", tmp_path / "x.yaml").name == "mosbach2020"
+
+
+def test_generic_needs_no_file(tmp_path: Path) -> None:
+    assert find_report("generic", tmp_path / "x.yaml") is GENERIC
+
+
+def test_unknown_report_names_the_nearest(tmp_path: Path) -> None:
+    write(tmp_path / "analysis", "mosbach2021")
+    with pytest.raises(InputError, match=r"no analysis 'mosbach201' .* did you mean 'mosbach202[01]'"):
+        find_report("mosbach201", tmp_path / "sweeps" / "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("x = (", "SyntaxError"), ("import nothing_of_this_name", "ModuleNotFoundError"), ("x = 1", "has no REPORT")],
+    ids=["syntax", "import", "nothing"],
+)
+def test_a_broken_analysis_is_named(text: str, said: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "mine", text)
+    with pytest.raises(InputError, match=said) as caught:
+        find_report("mine", tmp_path / "x.yaml")
+    assert caught.value.problems[0].place == str(path)
+
+
+def test_generic_tables_hold_the_planted_numbers() -> None:
+    records = planted().lazy()
+    scores = GENERIC.tables["finetune"](records)
+    assert scores.frame.rows() == [("m", "cola", "all", "10.0 ± 10.0"), ("m", "cola", "not collapsed", "15.0 ± 7.1")]
+    assert "m on cola (1)" in scores.caption
+    delta = GENERIC.tables["delta"](records)
+    assert delta.columns == tuple((str(layer),) for layer in range(7))
+    assert delta.frame.row(0)[-2:] == ("0.00 ± 0.00", "2.00 ± 0.00")
+    groups = GENERIC.tables["groups"](records)
+    assert groups.columns == (("0-3",), ("4-6",))
+    assert groups.frame.row(0)[-2:] == ("0.00 ± 0.00", "0.67 ± 0.00")
+
+
+def test_only_headers_that_tell_rows_apart_are_shown() -> None:
+    records = planted()
+    assert GENERIC.tables["delta"](records.lazy()).headers == ("model", "fine-tuned on", "probing task", "runs")
+    both = [records, records.with_columns(pooling=pl.lit("mean"))]
+    assert "pooling" in GENERIC.tables["delta"](pl.concat(both).lazy()).headers
+
+
+def test_layers_stand_in_order_though_the_first_row_lacks_one() -> None:
+    records = planted()
+    other = records.with_columns(model=pl.lit("n"))
+    tuned = pl.col("ft_task").is_not_null()
+    first = records.filter(~(tuned & (pl.col("layer") == 2)))
+    table = GENERIC.tables["delta"](pl.concat([first, other]).lazy())
+    assert table.columns == tuple((str(layer),) for layer in range(7))
+    assert table.frame.row(0)[-5] == "–"
+
+
+def test_page_has_every_section_and_fetches_nothing() -> None:
+    page = render_html(GENERIC, planted().lazy(), "a <b>")
+    assert "<title>a &lt;b&gt;</title>" in page
+    for name in (*GENERIC.tables, *GENERIC.figures):
+        assert f'id="{name}"' in page
+    assert page.count("data:image/svg+xml;base64,") == 2
+    assert "<script" not in page
+    fetched = re.findall(r"\b(?:src|href)=\"([^\"]*)\"", page)
+    assert all(link.startswith(("data:", "#")) for link in fetched)
+    assert not re.search(r"@import|url\(|https?://", page)
+
+
+def test_page_says_what_is_missing_and_shows_the_rest() -> None:
+    probes = planted().filter(pl.col("method") == "linear").lazy()
+    page = render_html(GENERIC, probes, "t")
+    assert "Missing: no development scores of fine-tuned models (add `finetune` to the study and run it)." in page
+    assert "2.00 ± 0.00" in page
+
+
+def test_page_of_no_records_at_all() -> None:
+    page = render_html(GENERIC, planted().clear().lazy(), "t")
+    assert page.count("Missing: no ") == len(GENERIC.tables) + len(GENERIC.figures)
+    assert "0 records." in page
+
+
+def test_page_counts_records_that_are_not_ok() -> None:
+    records = planted().with_columns(
+        status=pl.when(pl.col("layer") == 1).then(pl.lit("not_converged")).otherwise("status")
+    )
+    assert "4 of method linear are not_converged" in render_html(GENERIC, records.lazy(), "t")
+
+
+def test_an_error_that_is_not_missing_data_is_raised() -> None:
+    def broken(records: pl.LazyFrame) -> None:
+        raise KeyError("mine")
+
+    report = Report("r", "r", tables={"t": broken}, figures={})  # type: ignore[dict-item]
+    with pytest.raises(KeyError, match="mine"):
+        render_html(report, planted().lazy(), "t")
+
+
+def test_missing_tables_are_input_errors() -> None:
+    with pytest.raises(MissingData) as caught:
+        GENERIC.tables["delta"](planted().clear().lazy())
+    assert isinstance(caught.value, InputError)
