@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
+from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from ftprobe.hashing import content_id, derive_seed
+from ftprobe.hashing import derive_seed
 from ftprobe.measurement import Measurement
 from ftprobe.tasks.bigram_shift import shifted
-from ftprobe.tasks.conllu_words import Files, corpus_spec
 from ftprobe.tasks.coordination_inversion import clauses, inverted
+from ftprobe.tasks.lines import fingerprint
 from ftprobe.tasks.odd_man_out import Vocabulary
 from ftprobe.tasks.task import Found, Request
-from ftprobe.tasks.treebank import Tree, read_trees, split_files
+from ftprobe.tasks.treebank import Tree, conllu_files, read_trees
 from ftprobe.tasks.types import Corpus, LabelSet, Sentence, Split, TaskData
 
 VERSION = 1
@@ -59,20 +60,20 @@ def find(request: Request) -> Found:
     folder = request.local(request.corpus)
     if folder is None:
         raise request.absent(request.corpus, hint="generated sets need a CoNLL-U folder")
-    files = tuple(split_files(folder))
-    source = content_id(corpus_spec(files))
+    files = tuple(conllu_files(folder))
+    source = fingerprint([(f"conllu/{number}", path) for number, path in enumerate(files)])
     spec: dict[str, object] = {
         "stage": "corpus",
         "version": VERSION,
         "family": request.task,
-        "source": source,
+        "fingerprint": source,
         "seed": request.seed,
     }
     read = partial(generate, request.task, files, source, request.corpus, seed=request.seed)
     return Found(f"{request.task}@{request.corpus}", spec, None, read)
 
 
-def generate(task: str, files: Files, source: str, corpus: str, *, seed: int) -> TaskData:
+def generate(task: str, files: tuple[Path, ...], source: str, corpus: str, *, seed: int) -> TaskData:
     """Read the files and make one set; its counts by split are its `measurements`.
 
     Parameters
@@ -80,7 +81,7 @@ def generate(task: str, files: Files, source: str, corpus: str, *, seed: int) ->
     task : str
         `bigram_shift`, `coordination_inversion`, `odd_man_out` (backoff: rank) or `odd_man_out_drop`.
     files, source, corpus
-        The CoNLL-U files, the id of their content, and the name of the corpus.
+        The CoNLL-U files, the fingerprint of their content, and the name of the corpus.
     seed : int
         Decides splits, targets, and which sentences are corrupted.
     """
@@ -102,9 +103,9 @@ def generate(task: str, files: Files, source: str, corpus: str, *, seed: int) ->
 
 
 @lru_cache(maxsize=1)
-def _made(files: Files, source: str, seed: int) -> SentenceSets:
+def _made(files: tuple[Path, ...], source: str, seed: int) -> SentenceSets:
     """The sets of one corpus; kept, because a study mostly asks for all of them (`source` names the content)."""
-    return sentence_sets([tree for _, path in files for tree in read_trees(path)], seed=seed)
+    return sentence_sets([tree for path in files for tree in read_trees(path)], seed=seed)
 
 
 def sentence_sets(trees: Sequence[Tree], *, seed: int) -> SentenceSets:

@@ -167,6 +167,22 @@ def _head_problems(words: list[Word], lines: list[int], path: Path) -> list[Prob
     return []
 
 
+def conllu_files(folder: Path) -> list[Path]:
+    """The CoNLL-U files of a folder by name.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    if not folder.is_dir():
+        raise InputError.one(str(folder), "is not a folder", "give the folder that holds the .conllu files")
+    present = sorted(folder.glob("*.conllu"))
+    if not present:
+        raise InputError.one(str(folder), "no .conllu file in the folder", "give the folder that holds them")
+    return present
+
+
 def split_files(folder: Path) -> list[tuple[Split, Path]]:
     """The CoNLL-U files of a folder by split: `*-train.conllu` or `train.conllu`, the same for dev and test.
 
@@ -175,11 +191,7 @@ def split_files(folder: Path) -> list[tuple[Split, Path]]:
     InputError
         If there is no CoNLL-U file, no train file, or two files for one split.
     """
-    if not folder.is_dir():
-        raise InputError.one(str(folder), "is not a folder", "give the folder that holds the .conllu files")
-    present = sorted(folder.glob("*.conllu"))
-    if not present:
-        raise InputError.one(str(folder), "no .conllu file in the folder", "give the folder that holds them")
+    present = conllu_files(folder)
     files: list[tuple[Split, Path]] = []
     splits: tuple[Split, ...] = ("train", "dev", "test")
     for split in splits:

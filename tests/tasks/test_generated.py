@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from ftprobe.hashing import content_id
 from ftprobe.tasks import locate, warnings
-from ftprobe.tasks.conllu_words import corpus_spec
 from ftprobe.tasks.coordination_inversion import Clauses, clauses
 from ftprobe.tasks.generated import SentenceSets, _made, sentence_sets
 from ftprobe.tasks.odd_man_out import casing, level
-from ftprobe.tasks.treebank import Tree, split_files
+from ftprobe.tasks.treebank import Tree, conllu_files
 from ftprobe.tasks.types import TaskData
 
 SETS = ("bigram_shift", "coordination_inversion", "odd_man_out", "odd_man_out_drop")
@@ -31,8 +29,8 @@ SETS = ("bigram_shift", "coordination_inversion", "odd_man_out", "odd_man_out_dr
 
 @pytest.fixture(scope="module")
 def made(shared_data: Path) -> SentenceSets:
-    files = tuple(split_files(shared_data / "ud_ewt"))
-    return _made(files, content_id(corpus_spec(files)), 0)
+    source = locate("bigram_shift@ud_ewt", data={}, data_dir=str(shared_data))
+    return _made(tuple(conllu_files(shared_data / "ud_ewt")), str(source.corpus_spec["fingerprint"]), 0)
 
 
 @pytest.fixture(scope="module")
@@ -274,3 +272,11 @@ def test_a_corpus_without_documents_is_split_by_sentence(trees: Sequence[Tree]) 
     bare = [tree._replace(document="") for tree in trees[:1500]]
     counts = Counter(sentence_sets(bare, seed=0).split.values())
     assert counts["train"] / sum(counts.values()) == pytest.approx(0.8, abs=0.01)
+
+
+def test_a_treebank_of_one_file_serves(tmp_path: Path, shared_data: Path) -> None:
+    text = (shared_data / "ud_ewt" / "en_ewt-ud-dev.conllu").read_text("utf-8")
+    (tmp_path / "en_pud-ud-test.conllu").write_text(text, "utf-8")
+    data = locate("bigram_shift@pud", data={"pud": str(tmp_path)}).read()
+    assert data.corpus.name == "bigram_shift@pud"
+    assert {s.split for s in data.corpus.sentences} == {"train", "dev", "test"}

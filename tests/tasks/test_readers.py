@@ -119,7 +119,7 @@ def test_a_folder_without_treebank_and_one_with_two(tmp_path: Path) -> None:
     for name in ("a-train.conllu", "b-train.conllu"):
         (tmp_path / name).write_bytes(WORDS)
     with pytest.raises(InputError, match="two train files"):
-        locate("bigram_shift@mine", data={"mine": str(tmp_path)})
+        locate("upos@mine", data={"mine": str(tmp_path)})
 
 
 @pytest.mark.parametrize("task", ["cola", "trec_6", "upos"])
