@@ -6,6 +6,7 @@ Errors of a trial are results, not crashes: they are recorded in the store with 
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import logging
 import time
@@ -55,6 +56,7 @@ def run_pack(payloads: Sequence[Payload], store: Store, *, device: str, threads:
         except (Exception, SystemExit) as error:
             result.update(state="failed", error=f"{type(error).__name__}: {error}")
             traceback.print_exc(file=log)
+    gc.collect()  # a Trainer is full of cycles, and the next trial of this process needs the memory
     with contextlib.suppress(StoreError):  # a full disk has no room for its own log either
         _keep(store, payloads, result, log.getvalue())
     return {**result, "wall_s": time.time() - started}
