@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import html
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -67,7 +69,7 @@ def layer_curves(
     MissingData
         No point has a value.
     """
-    _check(frame, y, title)
+    frame = _drawn(frame, title, y, [Field("layer", "layer"), color, dash, column, row, stars])
     starred = stars is not None and bool(frame[stars.name].is_not_null().any())
     scale = alt.Scale(domain=_domain(frame, y)) if starred else alt.Scale(zero=False)
     own = alt.Y(f"{y.name}:Q", title=y.title, scale=scale, axis=alt.Axis(grid=True))
@@ -118,7 +120,7 @@ def bars(
     MissingData
         No bar has a value.
     """
-    _check(frame, y, title)
+    frame = _drawn(frame, title, y, [x, color, column])
     base = _base(color, frame)
     group = alt.X(f"{x.name}:N", title=x.title, sort=None, axis=alt.Axis(labelAngle=0))
     beside = {"xOffset": alt.XOffset(f"{color.name}:N")} if color else {}
@@ -130,9 +132,12 @@ def bars(
     return _panels(panel, frame, title, column, None)
 
 
-def _check(frame: pl.DataFrame, y: Field, title: str) -> None:
+def _drawn(frame: pl.DataFrame, title: str, y: Field, others: Sequence[Field | None]) -> pl.DataFrame:
+    """The columns that are drawn, and no other: the figure carries its data."""
     if frame.is_empty() or frame[y.name].null_count() == len(frame):
         raise MissingData.of(f"values for the figure '{title}'")
+    names = dict.fromkeys(field.name for field in (y, *others) if field is not None)
+    return frame.select(*names, *(name for name in ("low", "high") if name in frame.columns)).fill_nan(None)
 
 
 def _has_ends(frame: pl.DataFrame) -> bool:
@@ -170,8 +175,7 @@ def _panels(panel: Any, frame: pl.DataFrame, title: str, column: Field | None, r
             order = frame[field.name].unique(maintain_order=True).to_list()
             header = alt.Header(titleFontSize=0, labelFontSize=12, labelFontWeight="bold")
             split[name] = kind(f"{field.name}:N", title=None, sort=order, header=header)
-    data = _data(frame)
-    return _finished(panel.facet(data=data, **split) if split else panel.properties(data=data), title)
+    return _finished(panel.facet(data=frame, **split) if split else panel.properties(data=frame), title)
 
 
 def _grid(panel: Any, frame: pl.DataFrame, title: str, column: Field | None, row: Field | None) -> Chart:
@@ -186,12 +190,7 @@ def _grid(panel: Any, frame: pl.DataFrame, title: str, column: Field | None, row
                 own = own.transform_filter(alt.FieldEqualPredicate(field=field.name, equal=value))
             shown.append(own)
         rows.append(alt.hconcat(*shown))
-    return _finished(alt.vconcat(*rows, data=_data(frame)), title)
-
-
-def _data(frame: pl.DataFrame) -> alt.Data:
-    # Rows go in as values: the figure then holds all its data, and Altair's limit on rows does not apply.
-    return alt.Data(values=frame.fill_nan(None).to_dicts())
+    return _finished(alt.vconcat(*rows, data=frame), title)
 
 
 def _finished(chart: Chart, title: str) -> Chart:
@@ -221,21 +220,30 @@ def write(chart: Chart, folder: Path, name: str, format: str) -> Path:
         path.write_text(to_html(chart), encoding="utf-8")
     else:
         options = {"scale_factor": _PNG_SCALE} if format == "png" else {}
-        chart.save(str(path), format=format, **options)
+        with _all_rows():
+            chart.save(str(path), format=format, **options)
     return path
+
+
+def _all_rows() -> AbstractContextManager[Any]:
+    """Lifts Altair's limit on rows, which is there for notebooks, while a figure is written."""
+    context: AbstractContextManager[Any] = alt.data_transformers.enable("default", max_rows=None)
+    return context
 
 
 def to_html(chart: Chart) -> str:
     """An interactive page that carries its scripts."""
     menu = {"actions": {"export": True, "source": False, "compiled": False, "editor": False}}
-    return str(chart.to_html(inline=True, embed_options=menu))
+    with _all_rows():
+        return str(chart.to_html(inline=True, embed_options=menu))
 
 
 def to_svg(chart: Chart) -> str:
     """The drawing alone."""
     import vl_convert
 
-    return str(vl_convert.vegalite_to_svg(chart.to_json(), vl_version=_VEGA_LITE))
+    with _all_rows():
+        return str(vl_convert.vegalite_to_svg(chart.to_json(), vl_version=_VEGA_LITE))
 
 
 def to_image_tag(chart: Chart) -> str:

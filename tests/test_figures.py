@@ -57,8 +57,7 @@ def test_a_null_breaks_the_line() -> None:
 
 def test_a_missing_value_is_not_drawn_at_zero() -> None:
     text = curves(points().with_columns(mean=pl.when(pl.col("layer") != 3).then("mean"))).to_json()
-    values = [row for data in json.loads(text)["datasets"].values() for row in data] if "datasets" in text else (
-        json.loads(text)["data"]["values"])  # fmt: skip
+    (values,) = json.loads(text)["datasets"].values()
     assert {row["mean"] for row in values if row["layer"] == 3} == {None}
 
 

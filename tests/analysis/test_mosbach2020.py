@@ -167,15 +167,14 @@ def test_generated_sets_are_named(report: Report, paper_records: pl.DataFrame) -
 
 
 def test_figures_draw_every_point_once(report: Report, paper_records: pl.DataFrame) -> None:
-    drawn = {name: report.figures[name](paper_records.lazy()).to_dict() for name in report.figures}
     rows = {
-        name: next(iter(spec["datasets"].values())) if "datasets" in spec else spec["data"]["values"]
-        for name, spec in drawn.items()
+        name: next(iter(make(paper_records.lazy()).to_dict()["datasets"].values()))
+        for name, make in report.figures.items()
     }
     assert len(rows["figure1"]) == 3 * 3 * 2 * 13  # models, sets, poolings, layers
     assert len(rows["figure4"]) == len(rows["figure5"]) == 3 * 3 * 4 * 13  # models, sets, tasks, layers
-    starred = {(r["model"], r["task"], r["ft_task"], r["layer"]): r for r in rows["figure4"]}
-    point = starred["bert", "bigram_shift", "cola", 12]
+    starred = {(r["model"], r["task"], r["tuned"], r["layer"]): r for r in rows["figure4"]}
+    point = starred["bert", "bigram_shift", "CoLA", 12]
     assert point["stars"] == pytest.approx(point["mean"] - 5.0)  # mean pooling is planted 5 points above CLS
 
 
