@@ -45,7 +45,7 @@ Offline = Annotated[bool, typer.Option("--offline", help="Download nothing.")]
 def main() -> None:
     """Run the command; input errors are listed one a line and exit with 2."""
     try:
-        app(standalone_mode=False)
+        sys.exit(app(standalone_mode=False) or 0)
     except InputError as error:
         for problem in error.problems:
             err.print(f"error: {problem}", style="red", markup=False, highlight=False)
@@ -53,8 +53,6 @@ def main() -> None:
     except StoreError as error:
         err.print(f"error: {error}", style="red", markup=False, highlight=False)
         sys.exit(2)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except Exception as error:
