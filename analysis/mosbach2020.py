@@ -113,8 +113,7 @@ def deltas(records: pl.LazyFrame, *, number: int, tasks: tuple[str, ...]) -> Tab
         cells.with_columns(tuned=pl.col("ft_task").replace(TASKS)),
         title=f"Mosbach 2020, Table {number}: change of probing accuracy",
         caption=f"Fine-tuned minus pre-trained, in points, mean over each group of layers{note}."
-        f"{_generated_note(own)}{' In brackets 95 % bootstrap intervals over at least 3 seeds.' if few else ''}"
-        f"{generic.collapse_note(scores)}{generic.setting_note(scores)}",
+        f"{_generated_note(own)}{generic.collapse_note(scores)}{generic.setting_note(scores)}",
         rows=rows,
         columns=["tuned", "layers", "source"],
         order={
@@ -169,39 +168,46 @@ def _common(values: list[tuple[str, str | None]]) -> str | None:
 
 
 def table4(records: pl.LazyFrame) -> Table:
-    """Sizes and metrics of the fine-tuning tasks."""
-    tuned = records.filter(pl.col("method") == "finetune").select("ft_task", "metric", "split").unique().collect()
-    counts = records.filter(
-        (pl.col("method") == "corpus") & (pl.col("metric") == "n_items") & pl.col("split").is_in(["train", "test"])
-    )
-    sizes = counts.group_by("task", "corpus", "split").agg(pl.col("value").max()).sort(pl.all()).collect()
-    names = {"train": "training", "test": "validation"}
-    own_tasks = {*tuned["ft_task"].drop_nulls().to_list(), *TASKS}
-    cells: list[tuple[str, str, str, float | None, str | None]] = [
-        (names[split], TASKS.get(task, task), "ours", size, f"{size:,.0f}")
-        for task, _, split, size in sizes.rows()
-        if task in own_tasks
-    ]
-    for task in sorted(tuned["ft_task"].drop_nulls().unique().to_list()):
-        scored = set(tuned.filter((pl.col("ft_task") == task) & (pl.col("split") == "test"))["metric"].to_list())
-        shown = [METRICS[name] for name in SCORES.get(task, tuple(METRICS)) if name in scored]
-        cells.append(("metric", TASKS.get(task, task), "ours", None, "/".join(shown) or None))
-    labels = {"training_examples": "training", "validation_examples": "validation", "evaluation_metric": "metric"}
+    """Sizes and metrics of the fine-tuning tasks; `used` where the study tuned or scored on a sample."""
     printed = load(PAPER).filter(pl.col("table") == "table4").select("metric", "finetune_task", "number", "value")
-    for metric, task, number, value in printed.rows():
-        text = value if number is None else f"{number:,.0f}"
-        cells.append((labels[metric], TASKS[task], "published", number, text))
+    cells: list[tuple[str, str, str, float | None, str | None]] = [
+        (_SIZES[metric], task, "published", number, value if number is None else f"{number:,.0f}")
+        for metric, task, number, value in printed.rows()
+    ]
+    tuned = records.filter(pl.col("method") == "finetune").select("ft_task", "metric", "split", "n_items")
+    runs = tuned.unique().sort(pl.all()).collect()
+    own_tasks = [*TASKS, *(task for task in runs["ft_task"].unique().sort().to_list() if task not in TASKS)]
+    counts = records.filter((pl.col("method") == "corpus") & (pl.col("metric") == "n_items"))
+    sizes = {tuple(place): n for *place, n in counts.select("task", "split", "value").sort(pl.all()).collect().rows()}
+    for task in own_tasks:
+        rows = runs.filter(pl.col("ft_task") == task)
+        for split, name in (("train", "training"), ("test", "validation")):
+            used = rows.filter(pl.col("split") == split)["n_items"].drop_nulls().unique().to_list()
+            size = sizes.get((task, split))
+            cells.append((name, task, "ours", size, _size(size, used)))
+        scored = rows.filter(pl.col("split") == "test")["metric"].to_list()
+        shown = [METRICS[name] for name in SCORES.get(task, tuple(METRICS)) if name in scored]
+        cells.append(("metric", task, "ours", None, "/".join(shown) or None))
+    frame = pl.DataFrame(cells, schema=["row", "task", "source", "mean", "text"], orient="row")
     return layout(
-        pl.DataFrame(cells, schema=["row", "task", "source", "mean", "text"], orient="row").unique(
-            ["row", "task", "source"], maintain_order=True
-        ),
+        frame.with_columns(pl.col("task").replace(TASKS)),
         title="Mosbach 2020, Table 4: fine-tuning tasks",
         caption="Items of the corpora; the paper prints rounded training sizes, and 874 and 278 where SST-2 and RTE "
         "have 872 and 277.",
         rows={"row": ""},
         columns=["task", "source"],
-        order={"row": list(labels.values()), "task": list(TASKS.values()), "source": SOURCES},
+        order={"row": list(_SIZES.values()), "task": list(TASKS.values()), "source": SOURCES},
     )
+
+
+_SIZES = {"training_examples": "training", "validation_examples": "validation", "evaluation_metric": "metric"}
+
+
+def _size(size: float | None, used: list[int]) -> str | None:
+    if size is None:
+        return None
+    sample = "".join(f" ({n:,} used)" for n in used if len(used) == 1 and n not in (0, size))
+    return f"{size:,.0f}{sample}"
 
 
 def figure1(records: pl.LazyFrame) -> Chart:

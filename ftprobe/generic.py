@@ -69,8 +69,8 @@ def groups(records: pl.LazyFrame) -> Table:
     return layout(
         cells,
         title="Change of probing accuracy by group of layers",
-        caption=f"Fine-tuned minus pre-trained, in points, mean over each group of layers{note}; in brackets 95 % "
-        f"bootstrap intervals over at least 3 seeds.{collapse_note(records)}{setting_note(records)}",
+        caption=f"Fine-tuned minus pre-trained, in points, mean over each group of layers{note}."
+        f"{collapse_note(records)}{setting_note(records)}",
         rows=rows,
         columns=["layers"],
         interval="line",

@@ -136,10 +136,11 @@ def layout(
     column_keys = _nested([column for _, column in places], tuple(columns), order or {})
     lines, paths = _arrange(row_keys, column_keys, texts, intervals, interval)
     names = [*rows.values(), *(" / ".join(path) for path in paths)]
+    shown = " In brackets: 95 % bootstrap intervals over seeds." if intervals and interval != "none" else ""
     frame = pl.DataFrame(lines, schema=dict.fromkeys(names, pl.String), orient="row")
     values = cells.select(*rows, *columns, *NUMBERS, "text")
     unused = [name for name in ("text", "low", "high", "sd", "n") if values[name].null_count() == len(values)]
-    return Table(title, _captioned(caption, cells), tuple(rows.values()), paths, frame, values.drop(unused))
+    return Table(title, _captioned(caption + shown, cells), tuple(rows.values()), paths, frame, values.drop(unused))
 
 
 def _arrange(

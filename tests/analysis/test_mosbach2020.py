@@ -85,6 +85,14 @@ def test_table4_counts(report: Report, paper_records: pl.DataFrame) -> None:
     assert not [path for path in table.columns if "odd" in path[0]]
 
 
+def test_table4_says_when_a_sample_was_used(report: Report, paper_records: pl.DataFrame) -> None:
+    scored = (pl.col("method") == "finetune") & (pl.col("ft_task") == "cola")
+    capped = paper_records.with_columns(n_items=pl.when(scored).then(500).otherwise("n_items"))
+    table = report.tables["table4"](capped.lazy())
+    assert cell(table, ("validation",), "CoLA / ours") == "1,043 (500 used)"
+    assert cell(table, ("validation",), "SST-2 / ours") == "872"
+
+
 @pytest.mark.parametrize("gone", ["pretrained", "finetuned"])
 def test_a_missing_layer_is_a_dash_beside_the_published_number(
     gone: str, report: Report, paper_records: pl.DataFrame
