@@ -123,6 +123,7 @@ def _write_labels(folder: Path, source: TaskSource, data: TaskData) -> None:
         Measurement("n_items", float(n), "count", split=split, n_items=n)
         for split, n in sorted(_label_counts(data)["items"].items())
     ]
+    measurements += data.measurements
     common = {"trial": labels_id(source), "method": "corpus", "task": source.task.name, "corpus": source.corpus}
     write_part(folder, measurements, common)
 
