@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from ftprobe.checkpoint import form, spelling_problems
 from ftprobe.errors import InputError, Problem
@@ -39,33 +39,35 @@ def parse_study(document: Mapping[str, object], *, path: Path | None = None) -> 
     models = _models(document, path, problems)
     data = _data(document, path, problems)
     resources = _resources(document, problems)
-    wrong_before = len(problems)
-    finetune: list[FinetuneRun] = []
-    for entry, place in _entries(document, "finetune", problems):
-        finetune += finetune_runs(entry, place, models, problems)
-    tunable = len(problems) == wrong_before
-    states = ["pretrained", "finetuned"] if document.get("finetune") else ["pretrained"]
-    probe: list[ProbeRun] = []
-    for entry, place in _entries(document, "probe", problems):
-        probe += probe_runs(entry, place, models, states, problems)
+    runs = _runs(document, models, problems)
     problems += corpus_problems(data, _references(document))
-    if tunable:
-        problems += unread_states(probe, finetune)
     if not (document.get("finetune") or document.get("probe")):
         problems.append(Problem("probe", "the study asks for nothing", "add `finetune` or `probe` entries"))
     if isinstance(head, list):
         raise InputError([*head, *problems])
     if problems:
         raise InputError(problems)
-    return Study(
-        **dict(head),
-        models=models,
-        finetune=tuple(finetune),
-        probe=tuple(probe),
-        data=data,
-        resources=resources,
-        path=path,
-    )
+    return Study(**dict(head), models=models, data=data, resources=resources, path=path, **runs._asdict())
+
+
+class _Runs(NamedTuple):
+    finetune: tuple[FinetuneRun, ...]
+    probe: tuple[ProbeRun, ...]
+
+
+def _runs(document: Mapping[str, object], models: Mapping[str, ModelOptions], problems: list[Problem]) -> _Runs:
+    wrong_before = len(problems)
+    finetune: list[FinetuneRun] = []
+    for entry, place in _entries(document, "finetune", problems):
+        finetune += finetune_runs(entry, place, models, problems)
+    all_known = len(problems) == wrong_before
+    states = ["pretrained", "finetuned"] if document.get("finetune") else ["pretrained"]
+    probe: list[ProbeRun] = []
+    for entry, place in _entries(document, "probe", problems):
+        probe += probe_runs(entry, place, models, states, problems)
+    if all_known:
+        problems += unread_states(probe, finetune)
+    return _Runs(tuple(finetune), tuple(probe))
 
 
 def _models(document: Mapping[str, object], path: Path | None, problems: list[Problem]) -> dict[str, ModelOptions]:
