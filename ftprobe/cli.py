@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
 
+T = TypeVar("T")
 StudyFile = Annotated[Path, typer.Argument(help="The study's YAML file.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
@@ -175,7 +176,9 @@ def table(
     if format == "parquet" and target is None:
         raise InputError.one("--out", "Parquet is not for a terminal", "give a folder with --out")
     for name in chosen:
-        made = report.tables[name](frame)
+        made = _made(report.tables[name], frame, bool(names))
+        if made is None:
+            continue
         if target is None:
             print(render(made, format))
         else:
@@ -197,7 +200,9 @@ def figure(
     _known(format, FORMATS, "--format")
     report, frame = _report(study, names, store, data)
     for name in _chosen(names, report.figures, "figure"):
-        out.print(str(write(report.figures[name](frame), target, name, format)), highlight=False)
+        made = _made(report.figures[name], frame, bool(names))
+        if made is not None:
+            out.print(str(write(made, target, name, format)), highlight=False)
 
 
 @app.command("report")
@@ -293,6 +298,19 @@ def _report(
     if frame.is_empty():
         raise InputError.one(str(path), "the store holds no records of this study", f"ftprobe run {path}")
     return find_report(study.report or "generic", path), frame.lazy()
+
+
+def _made(make: Callable[[pl.LazyFrame], T], frame: pl.LazyFrame, asked_for: bool) -> T | None:
+    """A table or figure; None, with a line that says what is missing, unless it was asked for by name."""
+    from ftprobe.frames import MissingData
+
+    try:
+        return make(frame)
+    except MissingData as missing:
+        if asked_for:
+            raise
+        err.print(f"left out: {missing}", style="yellow", markup=False, highlight=False)
+        return None
 
 
 def _chosen(names: Sequence[str] | None, known: Any, kind: str) -> Sequence[str]:

@@ -22,7 +22,7 @@ from ftprobe.corpora import load_corpus, load_labels
 from ftprobe.errors import CorruptArtifact, InputError, StoreError
 from ftprobe.hashing import derive_seed
 from ftprobe.manifest import describe
-from ftprobe.measurement import Outcome
+from ftprobe.measurement import Measurement, Outcome
 from ftprobe.probes import PROBES, ProbeData
 from ftprobe.rows import write_part, write_predictions
 from ftprobe.store import Store
@@ -223,7 +223,7 @@ def _publishing(
         yield folder, outcomes.append
         (outcome,) = outcomes
         common = {k: v for k, v in payload["columns"].items() if v is not None}
-        write_part(folder, outcome.measurements, common)
+        write_part(folder, _named(outcome.measurements, payload["spec"].get("model")), common)
         if outcome.predictions:
             write_predictions(folder, outcome.predictions)
         facts = {**outcome.facts, "planned_flops": payload["flops"]}
@@ -236,6 +236,13 @@ def _publishing(
             facts=facts,
         )
         store.publish(payload["stage"], payload["id"], folder, manifest)
+
+
+def _named(measurements: Sequence[Measurement], model: Mapping[str, Any] | None) -> list[Measurement]:
+    """The numbers of a hub checkpoint, its name in their detail: an alias does not say which model it was."""
+    if not model or "hub" not in model:
+        return list(measurements)
+    return [m._replace(detail={**m.detail, "checkpoint": model["hub"]}) for m in measurements]
 
 
 @contextlib.contextmanager

@@ -30,8 +30,7 @@ SHIFT = "".join(
     f"{s}\t{y}\tthe word number {i} stands here\n" for s in ("tr", "va", "te") for i, y in enumerate("OIOI")
 )
 WORDS = "".join(
-    f"# sent_id = x-{i}\n1\tCats\tcat\tNOUN\tNNS\t_\t2\tnsubj\t_\t_\n"
-    "2\tsleep\tsleep\tVERB\tVBP\t_\t0\troot\t_\t_\n\n"
+    f"# sent_id = x-{i}\n1\tCats\tcat\tNOUN\tNNS\t_\t2\tnsubj\t_\t_\n2\tsleep\tsleep\tVERB\tVBP\t_\t0\troot\t_\t_\n\n"
     for i in range(6)
 )
 Change = Callable[[dict[str, Any], Path], None]
@@ -91,7 +90,10 @@ CASES = {
         setting("models.minilm.checkpoint", "package:no_such_pkg/model"), "models.minilm", "no_such_pkg"
     ),
     "hub checkpoint without revision": Case(
-        setting("models.minilm.checkpoint", "google-bert/bert-base-cased"), "models.minilm.revision", "missing", "pin the commit"
+        setting("models.minilm.checkpoint", "google-bert/bert-base-cased"),
+        "models.minilm.revision",
+        "missing",
+        "pin the commit",
     ),
     "layer out of range": Case(
         setting("probe.0.layers", [0, 7]), "probe[0].layers", "layer 7 is out of range", "0 .* to 6"
