@@ -25,6 +25,7 @@ FORMATS = ("html", "svg", "pdf", "png")
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2])
 _PNG_SCALE = 2.0
+_FONT_SLACK = 40  # pixels: a browser's font may be wider than the one the legend was measured with
 _BANDS = 4  # series beyond which bands hide more than they show
 _STAR = (
     "M0,-1L0.235,-0.324L0.951,-0.309L0.38,0.124L0.588,0.809L0,0.4L-0.588,0.809L-0.38,0.124L-0.951,-0.309L-0.235,-0.324Z"
@@ -195,7 +196,7 @@ def _grid(panel: Any, frame: pl.DataFrame, title: str, column: Field | None, row
 
 def _finished(chart: Chart, title: str) -> Chart:
     made: Chart = chart.configure_axis(gridColor="#e6e6e6").configure_view(stroke="#cccccc")
-    return titled(made, title)
+    return titled(made.properties(padding={"left": 5, "top": 5, "bottom": 5, "right": _FONT_SLACK}), title)
 
 
 def titled(chart: Chart, title: str) -> Chart:
