@@ -129,8 +129,6 @@ def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path: Path) -> No
 
 
 def test_reading_shards_needs_neither_torch_nor_transformers() -> None:
-    code = (
-        "import sys, ftprobe.shards; print(sorted({'torch', 'transformers', 'polars'} & set(sys.modules)))"
-    )
+    code = "import sys, ftprobe.shards; print(sorted({'torch', 'transformers', 'polars'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
