@@ -19,16 +19,28 @@ _SUFFICIENT, _CURVATURE = 1e-4, 0.9  # strong Wolfe conditions, Nocedal and Wrig
 _MAX_TRIALS = 25
 _PATIENCE = 40  # steps without progress beyond the noise, after which there is none to come
 _LONGEST_GROWTH = 8.0
-MEMORY = 10
+MEMORY = 20
 
-Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Points (A, P) and their problems (A,) -> objectives (A,) and gradients (A, P), float64."""
-Precondition = Callable[[Tensor, Tensor], Tensor]
-"""Gradients (A, P) and their problems (A,) -> approximate inverse Hessians applied to them (A, P)."""
+
+class Evaluation(NamedTuple):
+    """What is known at one point of each problem, float64.
+
+    `largest_A` is the size by which `minimise` judges convergence, say the largest |gradient| entry in coordinates of
+    the caller's choice; `scale_AP` estimates the diagonal of the inverse Hessian, up to a factor.
+    """
+
+    f_A: Tensor
+    g_AP: Tensor
+    largest_A: Tensor
+    scale_AP: Tensor
+
+
+Evaluate = Callable[[Tensor, Tensor], Evaluation]
+"""Points (A, P) and their problems (A,), in ascending order."""
 
 
 class Minima(NamedTuple):
-    """Where each problem ended: `largest_B` is the largest |gradient| entry there."""
+    """Where each problem ended."""
 
     x_BP: Tensor
     objective_B: Tensor
@@ -46,6 +58,8 @@ class _State:
     x_AP: Tensor
     f_A: Tensor
     g_AP: Tensor
+    largest_A: Tensor
+    scale_AP: Tensor
     d_AP: Tensor
     slope_A: Tensor
     t_A: Tensor
@@ -75,7 +89,6 @@ def minimise(
     evaluate: Evaluate,
     x_BP: Tensor,
     *,
-    precondition: Precondition,
     tolerance: float,
     max_iterations: int,
     noise: float,
@@ -86,13 +99,11 @@ def minimise(
     Parameters
     ----------
     evaluate : callable
-        Objectives and gradients of some of the problems at given points.
+        Some of the problems at given points.
     x_BP : Tensor of shape (B, P), float64
         Starting points.
-    precondition : callable
-        The initial inverse Hessian of each problem (fixed, symmetric, positive definite).
     tolerance : float
-        A problem has converged when no gradient entry exceeds this in size.
+        A problem has converged when `largest_A` is below this.
     max_iterations : int
         Steps of each problem; one that needs more ends unconverged, as does one whose line search finds no better
         point (the limit of `evaluate`'s precision).
@@ -109,7 +120,7 @@ def minimise(
     state = _start(evaluate, x_BP, memory)
     fresh = torch.ones_like(state.problem_A, dtype=torch.bool)
     while True:
-        converged = state.g_AP.abs().amax(1) < tolerance
+        converged = state.largest_A < tolerance
         stalled = (state.trials_A >= _MAX_TRIALS) | (state.idle_A >= _PATIENCE)
         running = ~(converged | stalled | (state.iterations_A >= max_iterations))
         if not bool(running.all()):
@@ -119,8 +130,8 @@ def minimise(
         if not len(state.problem_A):
             return ends
         if bool(fresh.any()):
-            _aim(state, precondition, fresh)
-        fresh = _advance(state, evaluate, precondition, noise)
+            _aim(state, fresh)
+        fresh = _advance(state, evaluate, noise)
 
 
 def _unfinished(x_BP: Tensor) -> Minima:
@@ -132,14 +143,13 @@ def _unfinished(x_BP: Tensor) -> Minima:
 def _start(evaluate: Evaluate, x_BP: Tensor, memory: int) -> _State:
     n, width = x_BP.shape
     problem_A = torch.arange(n, device=x_BP.device)
-    f_A, g_AP = evaluate(x_BP, problem_A)
+    now = evaluate(x_BP, problem_A)
     none, history = x_BP.new_zeros(n), x_BP.new_zeros(n, memory, width)
     counts = torch.zeros(n, dtype=torch.int64, device=x_BP.device)
     return _State(
         problem_A=problem_A,
         x_AP=x_BP,
-        f_A=f_A,
-        g_AP=g_AP,
+        **now._asdict(),
         d_AP=torch.zeros_like(x_BP),
         slope_A=none,
         t_A=none,
@@ -150,8 +160,8 @@ def _start(evaluate: Evaluate, x_BP: Tensor, memory: int) -> _State:
         trials_A=counts,
         iterations_A=counts,
         evaluations_A=counts + 1,
-        best_f_A=f_A,
-        best_largest_A=g_AP.abs().amax(1),
+        best_f_A=now.f_A,
+        best_largest_A=now.largest_A,
         idle_A=counts,
         s_AHP=history,
         y_AHP=history.clone(),
@@ -165,7 +175,7 @@ def _finish(state: _State, ends: Minima, converged: Tensor, over: Tensor) -> Non
     at = state.problem_A[over]
     ends.x_BP[at] = state.x_AP[over]
     ends.objective_B[at] = state.f_A[over]
-    ends.largest_B[at] = state.g_AP[over].abs().amax(1)
+    ends.largest_B[at] = state.largest_A[over]
     ends.iterations_B[at] = state.iterations_A[over]
     ends.evaluations_B[at] = state.evaluations_A[over]
     ends.converged_B[at] = converged[over]
@@ -195,7 +205,7 @@ def _combined(weight_AH1: Tensor, history_AHP: Tensor) -> Tensor:
     return torch.stack([torch.mv(history_HP.mT, weight_H) for weight_H, history_HP in pairs])
 
 
-def _aim(state: _State, precondition: Precondition, fresh: Tensor) -> None:
+def _aim(state: _State, fresh: Tensor) -> None:
     """Set the search direction of the `fresh` problems: -H g by the two loops of L-BFGS.
 
     Both loops are triangular systems in the products s_i'y_j (i not newer than j), so that a step of all problems
@@ -208,7 +218,7 @@ def _aim(state: _State, precondition: Precondition, fresh: Tensor) -> None:
     p_AH1 = _onto(state.s_AHP, state.g_AP).gather(1, old_to_new)
     alpha_AH1 = torch.linalg.solve_triangular(R_AHH, p_AH1, upper=True)
     q_AP = state.g_AP - _combined(alpha_AH1.gather(1, back), state.y_AHP)
-    r_AP = precondition(q_AP, state.problem_A) * state.gamma_A[:, None]
+    r_AP = q_AP * state.scale_AP * state.gamma_A[:, None]
     yr_AH1 = _onto(state.y_AHP, r_AP).gather(1, old_to_new)
     diagonal_AH1 = R_AHH.diagonal(dim1=1, dim2=2)[:, :, None]
     delta_AH1 = torch.linalg.solve_triangular(R_AHH.mT, diagonal_AH1 * alpha_AH1 - yr_AH1, upper=False)
@@ -229,21 +239,23 @@ def _open(state: _State, fresh: Tensor) -> None:
     state.trials_A = torch.where(fresh, 0, state.trials_A)
 
 
-def _advance(state: _State, evaluate: Evaluate, precondition: Precondition, noise: float) -> Tensor:
+def _advance(state: _State, evaluate: Evaluate, noise: float) -> Tensor:
     """Try a step of every problem; the mask of those that took it. The others get another step length."""
     x_AP = state.x_AP + state.t_A[:, None] * state.d_AP
-    f_A, g_AP = evaluate(x_AP, state.problem_A)
-    slope_A = _dot(g_AP, state.d_AP)
+    trial = evaluate(x_AP, state.problem_A)
+    slope_A = _dot(trial.g_AP, state.d_AP)
     state.evaluations_A = state.evaluations_A + 1
     state.trials_A = state.trials_A + 1
     allowed_A = state.f_A + _SUFFICIENT * state.t_A * state.slope_A + noise * state.f_A.abs()
     flat = slope_A.abs() <= -_CURVATURE * state.slope_A
-    took = flat & (f_A <= allowed_A)
-    _bracket(state, slope_A, f_A)
-    _remember(state, x_AP, g_AP, took, precondition)
+    took = flat & (trial.f_A <= allowed_A)
+    _bracket(state, slope_A, trial.f_A)
+    _remember(state, x_AP, trial, took)
     state.x_AP = torch.where(took[:, None], x_AP, state.x_AP)
-    state.g_AP = torch.where(took[:, None], g_AP, state.g_AP)
-    state.f_A = torch.where(took, f_A, state.f_A)
+    state.g_AP = torch.where(took[:, None], trial.g_AP, state.g_AP)
+    state.scale_AP = torch.where(took[:, None], trial.scale_AP, state.scale_AP)
+    state.f_A = torch.where(took, trial.f_A, state.f_A)
+    state.largest_A = torch.where(took, trial.largest_A, state.largest_A)
     state.iterations_A = state.iterations_A + took
     state.trials_A = torch.where(took, 0, state.trials_A)
     _watch(state, took, noise)
@@ -252,11 +264,12 @@ def _advance(state: _State, evaluate: Evaluate, precondition: Precondition, nois
 
 def _watch(state: _State, took: Tensor, noise: float) -> None:
     """Count the steps since the objective or the gradient last came down by more than rounding."""
-    largest_A = state.g_AP.abs().amax(1)
     lower = state.f_A < state.best_f_A - noise * state.best_f_A.abs()
-    better = took & (lower | (largest_A < 0.9 * state.best_largest_A))
+    better = took & (lower | (state.largest_A < 0.9 * state.best_largest_A))
     state.best_f_A = torch.where(better, state.f_A, state.best_f_A)
-    state.best_largest_A = torch.where(better, torch.minimum(largest_A, state.best_largest_A), state.best_largest_A)
+    state.best_largest_A = torch.where(
+        better, torch.minimum(state.largest_A, state.best_largest_A), state.best_largest_A
+    )
     state.idle_A = torch.where(better, 0, state.idle_A + took)
 
 
@@ -277,15 +290,15 @@ def _bracket(state: _State, slope_A: Tensor, f_A: Tensor) -> None:
     state.t_A = torch.where(torch.isinf(state.high_A), beyond, inside)
 
 
-def _remember(state: _State, x_AP: Tensor, g_AP: Tensor, took: Tensor, precondition: Precondition) -> None:
+def _remember(state: _State, x_AP: Tensor, trial: Evaluation, took: Tensor) -> None:
     """Put the step just taken in the place of the oldest one."""
-    s_AP, y_AP = x_AP - state.x_AP, g_AP - state.g_AP
+    s_AP, y_AP = x_AP - state.x_AP, trial.g_AP - state.g_AP
     sy_A, yy_A = _dot(s_AP, y_AP), _dot(y_AP, y_AP)
-    rows = torch.nonzero(took & (sy_A > 1e-12 * yy_A.sqrt() * _dot(s_AP, s_AP).sqrt()))[:, 0]
+    rows = torch.nonzero(took & (sy_A > 1e-12 * (yy_A * _dot(s_AP, s_AP)).sqrt()))[:, 0]
     slot = state.order_AH[rows, 0]
     state.s_AHP[rows, slot] = s_AP[rows]
     state.y_AHP[rows, slot] = y_AP[rows]
     state.sy_AHH[rows, slot] = 0.0
     state.sy_AHH[rows, :, slot] = _onto(state.s_AHP, y_AP)[rows, :, 0]
-    state.gamma_A[rows] = sy_A[rows] / _dot(y_AP, precondition(y_AP, state.problem_A))[rows]
+    state.gamma_A[rows] = sy_A[rows] / _dot(y_AP, y_AP * trial.scale_AP)[rows]
     state.order_AH[rows] = state.order_AH[rows].roll(-1, dims=1)

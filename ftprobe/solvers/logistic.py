@@ -4,11 +4,14 @@ Minimises J = -(1/N) sum_i log softmax(W x_i + b)[y_i] + (a/2) ||W||_F^2 with b 
 layer share its features in one product W_1..W_G times X'; finished cells leave it. With two classes one vector
 w = W_1 - W_0 is fitted, whose penalty is (a/4) ||w||^2: the same minimum, as W_1 = -W_0 there.
 
+Parameters are held in the eigenbasis of a layer's second moments, where the Hessian of every class is about
+w_k diag(eigenvalues) + a: L-BFGS starts from that diagonal, with w_k from the mean of p_k (1 - p_k).
+
 A cell's numbers do not depend on the cells fitted beside it: stacked rows are padded to whole tiles of the matrix
 product, whose sums run in one order whatever the number of tiles.
 
 Axes: L layers, G strengths, N items, D features, K classes, M fitted score rows (K, or 1 where K = 2), C cells of
-one layer, A running cells, P parameters of a cell = M (D + 1).
+one layer, A running cells, R stacked score rows of a layer, n items of a chunk, P parameters of a cell.
 """
 
 from __future__ import annotations
@@ -19,11 +22,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ftprobe.solvers.lbfgs import MEMORY, Minima, minimise
+from ftprobe.solvers.lbfgs import MEMORY, Evaluation, Minima, minimise
 
-_TILE = 16
+_TILE = 4
 _CHUNK_BYTES = 1 << 22  # features and scores of a chunk stay in a core's cache between their two products
 _FEWEST_ROWS = 256
+_GRAM_ROWS = 8  # rows per feature that estimate the curvature well enough for a preconditioner
+_LEAST_SPREAD = 1e-8
 _NOISE = {torch.float32: 1e-7, torch.float64: 1e-14}
 
 
@@ -42,8 +47,8 @@ class LogisticFits(NamedTuple):
 def bytes_per_layer(dim: int, n_classes: int, n_strengths: int) -> int:
     """Working memory of `fit_logistic` for each layer of `dim` features, beside the features themselves."""
     width = (n_classes if n_classes > 2 else 1) * (dim + 1)
-    vectors = 2 * MEMORY + 8  # history; point, gradient, direction and their next values
-    return n_strengths * 8 * (vectors * width + dim * dim) + 3 * 8 * dim * dim
+    vectors = 2 * MEMORY + 10  # history; point, gradient, direction, scale and their next values
+    return 8 * (n_strengths * vectors * width + 5 * dim * dim)
 
 
 def fit_logistic(
@@ -81,7 +86,6 @@ def fit_logistic(
     ends = minimise(
         problem.evaluate,
         x_BP,
-        precondition=problem.precondition,
         tolerance=tolerance,
         max_iterations=max_iterations,
         noise=_NOISE[X_LND[0].dtype],
@@ -98,7 +102,6 @@ def _polish(problem: _Problem, ends: Minima, stuck_B: Tensor, tolerance: float, 
     finer = minimise(
         lambda x_AP, row_A: problem.evaluate(x_AP, cell_B[row_A], torch.float64),
         ends.x_BP[cell_B],
-        precondition=lambda g_AP, row_A: problem.precondition(g_AP, cell_B[row_A]),
         tolerance=tolerance,
         max_iterations=max_iterations - int(ends.iterations_B[cell_B].min()),
         noise=_NOISE[torch.float64],
@@ -122,87 +125,81 @@ class _Problem:
         self.n_strengths = len(strengths)
         a_G = torch.tensor(strengths, dtype=torch.float64, device=y_N.device)
         self.a_B = (a_G if self.rows > 1 else a_G / 2).repeat(len(X_LND))
-        self.inverse_BDD, self.inverse_bias = self._curvature(n_classes)
-
-    def _curvature(self, n_classes: int) -> tuple[Tensor, float]:
-        """Inverse Hessian at W = 0, where it is (1/K) (I - 11'/K) by X'X/N: one (D, D) block for all rows of a cell.
-
-        For K = 2 the block is X'X/(4N). Class coupling is left to L-BFGS: gradients are orthogonal to it.
-        """
-        weight = 1.0 / n_classes if self.rows > 1 else 0.25
-        eye_DD = torch.eye(self.dim, dtype=torch.float64, device=self.y_N.device)
-        inverses = []
-        for layer, X_ND in enumerate(self.X_LND):
-            gram_DD = (X_ND.mT @ X_ND).double() * (weight / self.n_items)
-            for a in self.a_B[layer * self.n_strengths : (layer + 1) * self.n_strengths]:
-                # float32 products can leave the Gram matrix slightly indefinite: lift it by its own rounding error
-                lift = a + 1e-6 * gram_DD.diagonal().mean()
-                factor_DD = torch.linalg.cholesky(gram_DD + lift * eye_DD)
-                inverses.append(torch.cholesky_inverse(factor_DD).to(X_ND.dtype))
-        return torch.stack(inverses), 1.0 / weight
+        bases = [_eigenbasis(X_ND) for X_ND in X_LND]
+        self.moments_LD = torch.stack([basis.moment_D for basis in bases])
+        self.V_LDD = {torch.float64: torch.stack([basis.V_DD for basis in bases])}
+        self.V_LDD[X_LND[0].dtype] = self.V_LDD[torch.float64].to(X_LND[0].dtype)
 
     def split(self, x_AP: Tensor) -> tuple[Tensor, Tensor]:
         """W (A, M, D) and b (A, M) of parameters (A, P)."""
         body = self.rows * self.dim
         return x_AP[:, :body].view(-1, self.rows, self.dim), x_AP[:, body : body + self.rows]
 
-    def precondition(self, g_AP: Tensor, cell_A: Tensor) -> Tensor:
-        """The inverse curvature at W = 0 applied to gradients (A, P)."""
-        g_AMD, gb_AM = self.split(g_AP)
-        out_AP = torch.zeros_like(g_AP)
-        to_AMD, to_AM = self.split(out_AP)
-        to_AM.copy_(gb_AM * self.inverse_bias)
-        for row, cell in enumerate(cell_A.tolist()):
-            to_AMD[row] = g_AMD[row].to(self.inverse_BDD.dtype) @ self.inverse_BDD[cell]
-        return out_AP
-
-    def evaluate(self, x_AP: Tensor, cell_A: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-        """J (A,) and its gradients (A, P) of the cells `cell_A` (ascending)."""
-        W_AMD, b_AM = self.split(x_AP)
+    def evaluate(self, x_AP: Tensor, cell_A: Tensor, dtype: torch.dtype | None = None) -> Evaluation:
+        """J of the cells `cell_A` (ascending) and what L-BFGS needs beside it; `dtype` of the products."""
+        dtype = dtype or self.X_LND[0].dtype
         a_A = self.a_B[cell_A]
-        g_AP = torch.zeros_like(x_AP)
-        gW_AMD, gb_AM = self.split(g_AP)
-        loss_A = torch.empty_like(a_A)
+        f_A, largest_A = torch.empty_like(a_A), torch.empty_like(a_A)
+        g_AP, scale_AP = torch.zeros_like(x_AP), torch.ones_like(x_AP)
         layers, counts = torch.unique_consecutive(cell_A // self.n_strengths, return_counts=True)
         start = 0
         for layer, count in zip(layers.tolist(), counts.tolist(), strict=True):
             at = slice(start, start + count)
-            loss_A[at], gW_AMD[at], gb_AM[at] = self._layer(layer, W_AMD[at], b_AM[at], dtype)
+            f_A[at], largest_A[at] = self._layer(layer, x_AP[at], a_A[at], g_AP[at], scale_AP[at], dtype)
             start += count
-        g_AP /= self.n_items
-        gW_AMD += a_A[:, None, None] * W_AMD
-        loss_A = loss_A / self.n_items + (a_A / 2) * W_AMD.square().sum((1, 2))
-        return loss_A, g_AP
+        return Evaluation(f_A, g_AP, largest_A, scale_AP)
 
     def _layer(
-        self, layer: int, W_CMD: Tensor, b_CM: Tensor, dtype: torch.dtype | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Summed cross-entropy (C,) of a layer's cells and its gradients (C, M, D), (C, M), float64."""
-        X_ND = self.X_LND[layer]
-        dtype = dtype or X_ND.dtype
-        cells = len(W_CMD)
+        self, layer: int, x_CP: Tensor, a_C: Tensor, g_CP: Tensor, scale_CP: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """J (C,) and its largest gradient entries (C,) of a layer's cells; fills `g_CP` and `scale_CP`."""
+        V_DD = self.V_LDD[dtype][layer]
+        U_CMD, b_CM = self.split(x_CP)
+        stacked = len(x_CP) * self.rows
+        U_RD = U_CMD.new_zeros(-(-stacked // _TILE) * _TILE, self.dim, dtype=dtype)
+        U_RD[:stacked] = U_CMD.reshape(stacked, self.dim)
+        W_RD = U_RD @ V_DD.mT
+        loss_C, spread_CM, gW_RD, gb_CM = self._sums(layer, W_RD, b_CM.to(dtype))
+        a_C11 = a_C[:, None, None]
+        gU_CMD, to_b_CM = self.split(g_CP)
+        gU_CMD += (gW_RD @ V_DD)[:stacked].view_as(U_CMD) / self.n_items + a_C11 * U_CMD
+        to_b_CM += gb_CM / self.n_items
+        W_CMD, gW_CMD = W_RD[:stacked].view_as(U_CMD), gW_RD[:stacked].view_as(U_CMD)
+        largest_C = (gW_CMD / self.n_items + a_C11 * W_CMD).abs().amax((1, 2))
+        weight_CM = (spread_CM / self.n_items).clamp_min(_LEAST_SPREAD)
+        weight_CM = (weight_CM * weight_CM.mean(1, keepdim=True)).sqrt()
+        scale_CMD, scale_b_CM = self.split(scale_CP)
+        scale_CMD /= weight_CM[:, :, None] * self.moments_LD[layer] + a_C11
+        scale_b_CM /= weight_CM
+        f_C = loss_C / self.n_items + (a_C / 2) * U_CMD.square().sum((1, 2))
+        return f_C, torch.maximum(largest_C, to_b_CM.abs().amax(1))
+
+    def _sums(self, layer: int, W_RD: Tensor, b_CM: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Sums over items: cross-entropy (C,), p (1 - p) of each row (C, M), gradients (R, D) and (C, M).
+
+        Chunks of items pass through the cache once for both products.
+        """
+        X_ND, cells = self.X_LND[layer], len(b_CM)
         stacked = cells * self.rows
         together = cells if X_ND.is_cuda else 1  # on a CPU, how an element is computed depends on its place in a call
-        W_RD = W_CMD.new_zeros(-(-stacked // _TILE) * _TILE, self.dim, dtype=dtype)
-        W_RD[:stacked] = W_CMD.reshape(stacked, self.dim)
-        b_CM1 = b_CM.to(dtype)[:, :, None]
-        loss_C, gW_RD, gb_CM = (
-            b_CM.new_zeros(cells),
-            torch.zeros_like(W_RD, dtype=torch.float64),
-            torch.zeros_like(b_CM),
-        )
-        for start in range(0, self.n_items, self._chunk(len(W_RD))):
-            x_nD = X_ND[start : start + self._chunk(len(W_RD))].to(dtype)
-            y_n = self.y_N[start : start + len(x_nD)]
+        loss_C = torch.zeros(cells, dtype=torch.float64, device=X_ND.device)
+        spread_CM, gb_CM = torch.zeros_like(b_CM, dtype=torch.float64), torch.zeros_like(b_CM, dtype=torch.float64)
+        gW_RD = torch.zeros_like(W_RD)
+        length = self._chunk(len(W_RD))
+        residuals = _binary if self.rows == 1 else _softmax
+        for start in range(0, self.n_items, length):
+            x_nD = X_ND[start : start + length].to(W_RD.dtype)
+            y_n = self.y_N[start : start + length]
             z_Rn = W_RD @ x_nD.mT
             z_CMn = z_Rn[:stacked].view(cells, self.rows, -1)
-            z_CMn += b_CM1
-            for at in range(0, cells, together):
-                some_CMn = z_CMn[at : at + together]
-                loss_C[at : at + together] += _binary(some_CMn, y_n) if self.rows == 1 else _softmax(some_CMn, y_n)
-            gW_RD += z_Rn @ x_nD
+            for first in range(0, cells, together):
+                at = slice(first, first + together)
+                loss, spread = residuals(z_CMn[at].add_(b_CM[at, :, None]), y_n)
+                loss_C[at] += loss
+                spread_CM[at] += spread
             gb_CM += z_CMn.sum(2)
-        return loss_C, gW_RD[:stacked].view(cells, self.rows, self.dim), gb_CM
+            gW_RD.addmm_(z_Rn, x_nD)
+        return loss_C, spread_CM, gW_RD, gb_CM
 
     def _chunk(self, stacked: int) -> int:
         if self.y_N.is_cuda:
@@ -212,30 +209,47 @@ class _Problem:
     def fits(self, ends: Minima) -> LogisticFits:
         """The minima as weights: two classes share w as -w/2 and w/2."""
         shape = (len(self.X_LND), self.n_strengths)
-        W_BMD, b_BM = self.split(ends.x_BP)
+        U_BMD, b_BM = self.split(ends.x_BP)
+        W_BMD = torch.bmm(U_BMD, self.V_LDD[torch.float64].mT.repeat_interleave(self.n_strengths, 0))
         if self.rows == 1:
             W_BMD, b_BM = torch.cat([-W_BMD / 2, W_BMD / 2], 1), torch.cat([-b_BM / 2, b_BM / 2], 1)
         W_LGKD = W_BMD.reshape(*shape, *W_BMD.shape[1:])
         return LogisticFits(W_LGKD, b_BM.reshape(*shape, -1), *(column.reshape(shape) for column in ends[1:]))
 
 
-def _softmax(z_CKn: Tensor, y_n: Tensor) -> Tensor:
-    """Cross-entropy summed over items (C,); turns the scores into its gradient in place."""
+class _Basis(NamedTuple):
+    """Eigenvectors (columns) and eigenvalues of X'X/N, float64."""
+
+    V_DD: Tensor
+    moment_D: Tensor
+
+
+def _eigenbasis(X_ND: Tensor) -> _Basis:
+    """From evenly spaced rows where there are many: it speeds the search and does not change the minimum."""
+    some_ND = X_ND[:: max(1, len(X_ND) // (_GRAM_ROWS * X_ND.shape[1]))]
+    moment_D, V_DD = torch.linalg.eigh((some_ND.mT @ some_ND).double() / len(some_ND))
+    return _Basis(V_DD, moment_D.clamp_min(0))
+
+
+def _softmax(z_CKn: Tensor, y_n: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy (C,) and p (1 - p) of each class (C, K), summed; the scores become p - onehot(y) in place."""
     z_CKn -= z_CKn.amax(1, keepdim=True)
     at_C1n = y_n.expand(len(z_CKn), 1, -1)
     gold_C1n = z_CKn.gather(1, at_C1n)
     z_CKn.exp_()
     sum_C1n = z_CKn.sum(1, keepdim=True)
     z_CKn /= sum_C1n
+    spread_CK = z_CKn.sum(2) - torch.linalg.vector_norm(z_CKn, dim=2).square()
     z_CKn.scatter_add_(1, at_C1n, z_CKn.new_full((1, 1, 1), -1.0).expand_as(at_C1n))
-    return (sum_C1n.log_() - gold_C1n).sum((1, 2), dtype=torch.float64)
+    return (sum_C1n.log_() - gold_C1n).sum((1, 2), dtype=torch.float64), spread_CK.double()
 
 
-def _binary(z_C1n: Tensor, y_n: Tensor) -> Tensor:
+def _binary(z_C1n: Tensor, y_n: Tensor) -> tuple[Tensor, Tensor]:
     """As `_softmax` for the one score of class 1 against class 0."""
     sign_n = 1 - 2 * y_n.to(z_C1n.dtype)
     z_C1n *= sign_n
     loss_C = torch.nn.functional.softplus(z_C1n).sum((1, 2), dtype=torch.float64)
     z_C1n.sigmoid_()
+    spread_C1 = z_C1n.sum(2) - torch.linalg.vector_norm(z_C1n, dim=2).square()
     z_C1n *= sign_n
-    return loss_C
+    return loss_C, spread_C1.double()
