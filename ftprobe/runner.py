@@ -51,6 +51,7 @@ def run_inline(schedule: Schedule, store: Store, observer: Observer, *, device: 
     """Run every pack in this process, one after another."""
     observer.begin(schedule, f"this process, {threads} threads, {device}")
     while (pack := schedule.next()) is not None:
+        schedule.start(pack.id)
         observer.started(pack)
         payloads = [t.payload() for t in pack.trials]
         report = functools.partial(observer.metric, pack)

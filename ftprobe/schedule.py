@@ -77,6 +77,7 @@ class Schedule:
         self._ready: list[tuple[float, int, str]] = []
         self._packs: dict[str, Pack] = {}
         self._running: set[str] = set()
+        self._started: set[str] = set()
         self._rebuilt: dict[str, int] = {}
         self._children: dict[str, list[str]] = {}
         self._order = 0
@@ -109,6 +110,10 @@ class Schedule:
         self._running.add(pack.id)
         return pack
 
+    def start(self, pack: str) -> None:
+        """A worker took a pack that had been handed out."""
+        self._started.add(pack)
+
     @property
     def finished(self) -> bool:
         """Nothing is ready, running or waiting."""
@@ -116,12 +121,13 @@ class Schedule:
 
     @property
     def running(self) -> tuple[Pack, ...]:
-        """Packs that have been handed out and not come back."""
-        return tuple(self._packs[key] for key in self._running)
+        """Packs that a worker has now."""
+        return tuple(self._packs[key] for key in self._started)
 
     def complete(self, pack: str, result: Result) -> None:
         """Take a pack's result: unlock, skip or rebuild."""
         self._running.discard(pack)
+        self._started.discard(pack)
         trials = self._packs[pack].trials
         if result.state == "corrupt" and not self.stopped and self._rebuild(pack, result.corrupt):
             return
@@ -159,7 +165,8 @@ class Schedule:
         for key in broken:
             self._rebuilt[key] = self._rebuilt.get(key, 0) + 1
         for trial in (self.plan.trials[key] for key in broken if key in self.plan.trials):
-            again = any(trial in p.trials for p in (*self.running, *self._waiting.values()))
+            out = [self._packs[key] for key in self._running]
+            again = any(trial in p.trials for p in (*out, *self._waiting.values()))
             self.states.pop(trial.id, None)
             self._needed.add(trial.id)
             if not again and not any(trial in self._packs[key].trials for _, _, key in self._ready):

@@ -153,7 +153,7 @@ def _tuner(
             name="sweep",
             storage_path=str(scratch),
             failure_config=FailureConfig(max_failures=RETRIES),
-            callbacks=[Watcher(searcher.packs, observer)],
+            callbacks=[Watcher(searcher)],
             verbose=0,
         ),
     )
@@ -221,8 +221,8 @@ class DagSearcher(Searcher):  # type: ignore[misc]
 class Watcher(Callback):  # type: ignore[misc]
     """Tells the observer of starts and reports."""
 
-    def __init__(self, packs: Mapping[str, Pack], observer: Observer) -> None:
-        self.packs, self.observer = packs, observer
+    def __init__(self, searcher: DagSearcher) -> None:
+        self.searcher = searcher
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing, as for the searcher."""
@@ -230,12 +230,15 @@ class Watcher(Callback):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker took a pack."""
-        if trial.trial_id in self.packs:
-            self.observer.started(self.packs[trial.trial_id])
+        pack = self.searcher.packs.get(trial.trial_id)
+        if pack is not None:
+            self.searcher.schedule.start(pack.id)
+            self.searcher.observer.started(pack)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **info: Any
     ) -> None:
         """A running pack reported."""
-        if "metrics" in result and trial.trial_id in self.packs:
-            self.observer.metric(self.packs[trial.trial_id], json.loads(result["metrics"]))
+        pack = self.searcher.packs.get(trial.trial_id)
+        if "metrics" in result and pack is not None:
+            self.searcher.observer.metric(pack, json.loads(result["metrics"]))

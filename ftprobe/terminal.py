@@ -26,12 +26,16 @@ class View:
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
         self.console, self.quiet = console, quiet
-        self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
         self.metrics: dict[str, str] = {}
         self.begun = time.time()
         self.last_line = 0.0
         self.flops_done = 0.0
         self.schedule: Schedule | None = None
+        self.live = (
+            Live(console=console, get_renderable=self._screen, refresh_per_second=2, transient=True)
+            if console.is_terminal
+            else None
+        )
 
     def __enter__(self) -> View:
         if self.live:
@@ -48,17 +52,14 @@ class View:
         self.flops_total = sum(t.cost.flops for t in schedule.plan.missing())
         if not self.quiet:
             self.console.print(f"{schedule.total} trials to run on {slots}", highlight=False)
-        self._refresh()
 
     def started(self, pack: Pack) -> None:
         """A pack began."""
         self.metrics[pack.id] = ""
-        self._refresh()
 
     def metric(self, pack: Pack, metrics: Mapping[str, object]) -> None:
         """A running pack reported its latest numbers."""
         self.metrics[pack.id] = _brief(metrics)
-        self._refresh()
 
     def ended(self, pack: Pack, result: Result) -> None:
         """A pack came to an end."""
@@ -69,7 +70,6 @@ class View:
             first = result.error.splitlines()[0] if result.error else ""
             again = " (rebuilding)" if result.state == "corrupt" else ""
             self.console.print(f"{result.state}{again}: {pack.stage} {pack.trials[0].name}: {first}", highlight=False)
-        self._refresh()
         now = time.time()
         if not self.live and not self.quiet and (now - self.last_line > LINE_EVERY_S or self._over()):
             self.last_line = now
@@ -97,9 +97,9 @@ class View:
         left = elapsed * max(0.0, self.flops_total / self.flops_done - 1)
         return f"about {clock(left)} left"
 
-    def _refresh(self) -> None:
-        if self.live is None or self.schedule is None:
-            return
+    def _screen(self) -> Group:
+        if self.schedule is None:
+            return Group()
         table = Table(box=None, pad_edge=False)
         table.add_column("stage")
         for name in COLUMNS:
@@ -112,7 +112,7 @@ class View:
             Text(f"  {pack.stage} {pack.trials[0].name}  {self.metrics.get(pack.id, '')}", no_wrap=True)
             for pack in sorted(self.schedule.running)[:8]
         ]
-        self.live.update(Group(table, *running, Text(self._summary(), style="dim")))
+        return Group(table, *running, Text(self._summary(), style="dim"))
 
 
 def _brief(metrics: Mapping[str, object]) -> str:

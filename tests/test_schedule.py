@@ -160,7 +160,10 @@ def test_every_trial_ends_and_never_before_its_parents(data: st.DataObject) -> N
 
 def test_running_is_counted() -> None:
     schedule = Schedule(plan(*chain()))
-    schedule.next()
+    pack = schedule.next()
+    assert pack is not None
+    assert schedule.counts()["finetune"] == {"waiting": 1}
+    schedule.start(pack.id)
     assert schedule.counts()["finetune"] == {"running": 1}
     assert schedule.counts()["probe"] == {"waiting": 3}
     with pytest.raises(KeyError):
