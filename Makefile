@@ -30,10 +30,10 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not hub and not gpu" -n 2 --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/pytest --doctest-modules ftprobe tests -m "not slow and not hub and not gpu" -n 2 --dist loadscope
 
 test-all: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --doctest-modules ftprobe tests
 
 bench: $(VENV)/.dev
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
