@@ -138,7 +138,7 @@ def run(
         schedule.stopped,
         interrupted or (not schedule.finished and not schedule.stopped),
         time.time() - begun,
-        tuple(notes),
+        (*notes, *schedule.notes),
     )
 
 

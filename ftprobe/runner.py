@@ -73,5 +73,18 @@ def finish(schedule: Schedule, store: Store, observer: Observer, pack: Pack, res
             prepare(schedule.plan.sources, store)
     if result.state == "store":
         schedule.stop(result.error)
+    note = _truncation(pack, result)
+    if note and note not in schedule.notes:
+        schedule.notes.append(note)
     schedule.complete(pack.id, result)
     observer.ended(pack, result)
+
+
+def _truncation(pack: Pack, result: Result) -> str:
+    """`cola: 3 texts were cut at 64 sub-words when fine-tuning`, or nothing."""
+    n, spec = result.metrics.get("n_truncated"), pack.trials[0].spec
+    if not n:
+        return ""
+    length = spec.get("max_length") or spec["options"]["max_length"]
+    when = "fine-tuning" if pack.stage == "finetune" else "extracting"
+    return f"{pack.trials[0].columns['corpus']}: {n} texts were cut at {length} sub-words when {when}"

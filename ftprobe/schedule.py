@@ -62,11 +62,14 @@ class Schedule:
         The trials that have come to an end.
     errors : dict of str to str
         Why a trial failed or was skipped.
+    notes : list of str
+        What its user should know of a run that went well, such as truncated texts.
     """
 
     plan: Plan
     states: dict[str, State] = dataclasses.field(default_factory=dict)
     errors: dict[str, str] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
         missing = self.plan.missing()

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import numpy as np
 
@@ -87,20 +87,20 @@ def _finetune(todo: Sequence[Payload], store: Store, device: str, threads: int, 
         report(metrics)
 
     with _publishing(payload, store, device, threads) as (folder, done):
-        done(
-            finetune(
-                FinetuneOptions.model_validate(spec["options"]),
-                task,
-                level=spec["level"],
-                metrics=tuple(spec["metrics"]),
-                load=lambda: load_encoder(**_load_arguments(spec["model"], where)),
-                seed=derive_seed(spec["study_seed"], "finetune", spec["seed"]),
-                out=folder,
-                report=reported,
-                device=device,
-            )
+        outcome = finetune(
+            FinetuneOptions.model_validate(spec["options"]),
+            task,
+            level=spec["level"],
+            metrics=tuple(spec["metrics"]),
+            load=lambda: load_encoder(**_load_arguments(spec["model"], where)),
+            seed=derive_seed(spec["study_seed"], "finetune", spec["seed"]),
+            out=folder,
+            report=reported,
+            device=device,
         )
-    return last
+        done(outcome)
+    truncated = cast("Mapping[str, int]", outcome.facts["truncated"])
+    return {**last, "n_truncated": sum(truncated.values())}
 
 
 def _load_arguments(model: Mapping[str, Any], where: Mapping[str, Any]) -> dict[str, Any]:

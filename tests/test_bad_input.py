@@ -240,6 +240,14 @@ def test_words_that_tokenise_to_nothing_fail_their_trial(data: Path, tmp_path: P
     assert any("tokenisation" in error for error in summary.failed.values()), summary.failed
 
 
+def test_truncated_texts_are_reported(data: Path, tmp_path: Path, minilm: str) -> None:
+    study = {**BASE, "finetune": [], "probe": [{**BASE["probe"][0], "max_length": 5}]}
+    summary = ftprobe.run(
+        write(study, tmp_path), store=tmp_path / "s", data=str(data), offline=True, inline=True, device="cpu", threads=1
+    )
+    assert "bigram_shift: 12 texts were cut at 5 sub-words when extracting" in summary.warnings
+
+
 def test_too_long_texts_are_an_error_when_the_study_says_so(data: Path, tmp_path: Path, minilm: str) -> None:
     study = {**BASE, "finetune": [], "probe": [{**BASE["probe"][0], "overflow": "error", "max_length": 5}]}
     summary = ftprobe.run(
