@@ -19,6 +19,7 @@ from ftprobe.errors import InputError, Problem, StoreError
 if TYPE_CHECKING:
     import polars as pl
 
+    from ftprobe.api import Summary
     from ftprobe.report import Report
     from ftprobe.study import Study
 
@@ -99,7 +100,7 @@ def run(
 ) -> None:
     """Run what is missing of a study. Run it again to resume."""
     from ftprobe import api
-    from ftprobe.terminal import View, clock
+    from ftprobe.terminal import View
 
     opened, loaded = api.open_store(store), _study(study, overrides)
     with View(out, quiet=quiet) as view:
@@ -114,23 +115,7 @@ def run(
             threads=threads,
             observer=view,
         )
-    for line in summary.warnings:
-        err.print(f"warning: {line}", style="yellow", markup=False, highlight=False)
-    for name, error in summary.failed.items():
-        err.print(f"failed: {name}: {error}", style="red", markup=False, highlight=False)
-    counts = "; ".join(
-        f"{stage} " + ", ".join(f"{n} {state}" for state, n in states.items())
-        for stage, states in summary.counts.items()
-        if states
-    )
-    out.print(f"{loaded.name}: {counts} in {clock(summary.wall_s)}", markup=False, highlight=False)
-    if summary.stopped:
-        err.print(f"error: stopped: {summary.stopped}", style="red", markup=False, highlight=False)
-    if summary.interrupted:
-        err.print("interrupted; what is finished is in the store: run the same command to go on", markup=False)
-        raise typer.Exit(130)
-    if summary.failed or summary.stopped:
-        raise typer.Exit(1)
+    _conclude(loaded.name, summary)
 
 
 @app.command()
@@ -278,6 +263,29 @@ def doctor(store: StoreUrl = None) -> None:
     for line in damaged:
         err.print(f"damaged: {line}; it is rebuilt by the next run", style="red", markup=False, highlight=False)
     if damaged:
+        raise typer.Exit(1)
+
+
+def _conclude(name: str, summary: Summary) -> None:
+    """Say how a run ended, and exit with the code that says so too."""
+    from ftprobe.terminal import clock
+
+    for line in summary.warnings:
+        err.print(f"warning: {line}", style="yellow", markup=False, highlight=False)
+    for trial, error in summary.failed.items():
+        err.print(f"failed: {trial}: {error}", style="red", markup=False, highlight=False)
+    counts = "; ".join(
+        f"{stage} " + ", ".join(f"{n} {state}" for state, n in states.items())
+        for stage, states in summary.counts.items()
+        if states
+    )
+    out.print(f"{name}: {counts} in {clock(summary.wall_s)}", markup=False, highlight=False)
+    if summary.stopped:
+        err.print(f"error: stopped: {summary.stopped}", style="red", markup=False, highlight=False)
+    if summary.interrupted:
+        err.print("interrupted; what is finished is in the store: run the same command to go on", markup=False)
+        raise typer.Exit(130)
+    if summary.failed or summary.stopped:
         raise typer.Exit(1)
 
 
