@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import ftprobe
+from ftprobe.api import Summary
 from ftprobe.errors import InputError
 
 BASE: dict[str, Any] = {
@@ -148,6 +149,11 @@ def write(study: dict[str, Any], folder: Path) -> Path:
     return path
 
 
+def run_inline(study: dict[str, Any], data: Path, folder: Path) -> Summary:
+    how: dict[str, Any] = {"offline": True, "inline": True, "device": "cpu", "threads": 1}
+    return ftprobe.run(write(study, folder), store=folder / "store", data=str(data), **how)
+
+
 def test_the_base_study_is_good(data: Path, tmp_path: Path, minilm: str) -> None:
     plan = ftprobe.plan(write(BASE, tmp_path), store=tmp_path / "store", data=str(data), offline=True)
     assert {t.stage for t in plan.trials.values()} == {"finetune", "activations", "probe"}
@@ -205,15 +211,7 @@ def test_labels_missing_from_train_are_reported_and_kept(data: Path, tmp_path: P
     for file in ("ud_ewt/en_ewt-ud-test.conllu",):
         line(file, 2, "1\tOh\toh\tINTJ\tUH\t_\t2\tdiscourse\t_\t_")({}, data)
     study = {**BASE, "finetune": [], "probe": [{**BASE["probe"][1], "layers": [0]}]}
-    summary = ftprobe.run(
-        write(study, tmp_path),
-        store=tmp_path / "store",
-        data=str(data),
-        offline=True,
-        inline=True,
-        device="cpu",
-        threads=1,
-    )
+    summary = run_inline(study, data, tmp_path)
     assert not summary.failed
     assert any("INTJ" in note and "train" in note for note in summary.warnings)
     frame = ftprobe.records(write(study, tmp_path), store=tmp_path / "store", data=str(data)).collect()
@@ -227,38 +225,20 @@ def test_words_that_tokenise_to_nothing_fail_their_trial(data: Path, tmp_path: P
         file = data / f"ud_ewt/en_ewt-ud-{split}.conllu"
         file.write_text(file.read_text().replace("Cats", "\u200b").replace("\tsleep\t", "\t\u200b\t"))
     study = {**BASE, "finetune": [], "probe": [BASE["probe"][1]]}
-    summary = ftprobe.run(
-        write(study, tmp_path),
-        store=tmp_path / "store",
-        data=str(data),
-        offline=True,
-        inline=True,
-        device="cpu",
-        threads=1,
-    )
+    summary = run_inline(study, data, tmp_path)
     assert any("ud_ewt" in name for name in summary.failed)
     assert any("tokenisation" in error for error in summary.failed.values()), summary.failed
 
 
 def test_truncated_texts_are_reported(data: Path, tmp_path: Path, minilm: str) -> None:
     study = {**BASE, "finetune": [], "probe": [{**BASE["probe"][0], "max_length": 5}]}
-    summary = ftprobe.run(
-        write(study, tmp_path), store=tmp_path / "s", data=str(data), offline=True, inline=True, device="cpu", threads=1
-    )
+    summary = run_inline(study, data, tmp_path)
     assert "bigram_shift: 12 texts were cut at 5 sub-words when extracting" in summary.warnings
 
 
 def test_too_long_texts_are_an_error_when_the_study_says_so(data: Path, tmp_path: Path, minilm: str) -> None:
     study = {**BASE, "finetune": [], "probe": [{**BASE["probe"][0], "overflow": "error", "max_length": 5}]}
-    summary = ftprobe.run(
-        write(study, tmp_path),
-        store=tmp_path / "store",
-        data=str(data),
-        offline=True,
-        inline=True,
-        device="cpu",
-        threads=1,
-    )
+    summary = run_inline(study, data, tmp_path)
     (failed,) = [error for name, error in summary.failed.items() if name.startswith("activations")]
     assert "the word number" in failed
     assert "5" in failed
