@@ -108,12 +108,12 @@ def deltas(records: pl.LazyFrame, *, number: int, tasks: tuple[str, ...]) -> Tab
     cells = _beside(own, printed, rows, ("ft_task", "group"), records).with_columns(
         layers=pl.col("group").replace(heads)
     )
-    few = (frames.probe_scores(scores).select(pl.col("n_items").min()).collect().item() or FEW_ITEMS) < FEW_ITEMS
+    few = _few_items(scores)
     return layout(
         cells.with_columns(tuned=pl.col("ft_task").replace(TASKS)),
         title=f"Mosbach 2020, Table {number}: change of probing accuracy",
         caption=f"Fine-tuned minus pre-trained, in points, mean over each group of layers{note}."
-        f"{_generated_note(own)}{generic.collapse_note(scores)}{generic.setting_note(scores)}",
+        f"{_generated_note(own)}{few}{generic.collapse_note(scores)}{generic.setting_note(scores)}",
         rows=rows,
         columns=["tuned", "layers", "source"],
         order={
@@ -324,6 +324,15 @@ def _beside(
     blank = own.select(*rows).head(1).join(blank, how="cross")
     blank = blank.join(cells, on=[*rows, *columns, "source"], how="anti", nulls_equal=True)
     return pl.concat([cells, blank], how="diagonal_relaxed")
+
+
+def _few_items(scores: pl.LazyFrame) -> str:
+    """What the caption says of test sets too small to be told from chance by seeds alone; empty if none is."""
+    sizes = frames.probe_scores(scores).group_by("task").agg(pl.col("n_items").min()).sort("task").collect()
+    if (sizes["n_items"].min() or FEW_ITEMS) >= FEW_ITEMS:  # type: ignore[operator]
+        return ""
+    listed = ", ".join(f"{task} {n}" for task, n in sizes.rows())
+    return f" Test sentences: {listed}; intervals are over tuning seeds and leave out the chance of the sentences."
 
 
 def _generated_note(own: pl.DataFrame) -> str:
