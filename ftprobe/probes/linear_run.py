@@ -23,6 +23,7 @@ from ftprobe.solvers.logistic import LogisticFits, bytes_per_layer, fit_logistic
 
 GROUP_BYTES = 1 << 30
 _CONSTANT = 1e-3
+_BLOCK_ROWS = 8192
 
 
 class _Layer(NamedTuple):
@@ -107,17 +108,28 @@ def _features(task: _Task, index: int) -> _Layer:
             "store activations as float32 if float16 overflows, else check the checkpoint",
         )
     train_ND = h_ND[task.parts.train]
-    mean_D = train_ND.mean(axis=0, dtype=np.float64)
-    scale_D = np.ones_like(mean_D)
+    mean_D, sd_D = _moments(train_ND)
+    scale_D = np.ones_like(sd_D)
     if task.options.scale == "standardise":
-        sd_D = train_ND.std(axis=0, dtype=np.float64, mean=mean_D[None])
         # columns that vary by rounding alone: layer-0 `cls` is one vector for all items
         scale_D = np.where((sd_D < _CONSTANT * np.abs(mean_D)) | (sd_D == 0), 1.0, sd_D)
+    shift_D, divisor_D = mean_D.astype(np.float32), scale_D.astype(np.float32)
 
     def prepared(rows_ND: NDArray[np.float32]) -> Tensor:
-        return torch.from_numpy(((rows_ND - mean_D) / scale_D).astype(np.float32)).to(task.device)
+        x_ND = rows_ND - shift_D
+        x_ND /= divisor_D
+        return torch.from_numpy(x_ND).to(task.device)
 
     return _Layer(index, prepared(train_ND), prepared(h_ND[task.parts.dev]), prepared(h_ND[task.parts.test]))
+
+
+def _moments(h_ND: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of each column in float64, a block of rows at a time."""
+    mean_D = h_ND.mean(axis=0, dtype=np.float64)
+    square_D = np.zeros_like(mean_D)
+    for start in range(0, len(h_ND), _BLOCK_ROWS):
+        square_D += np.square(h_ND[start : start + _BLOCK_ROWS] - mean_D).sum(axis=0)
+    return mean_D, np.sqrt(square_D / len(h_ND))
 
 
 class _Scored(NamedTuple):

@@ -3,7 +3,7 @@
 Every problem has its own line search, history and end: none waits for another, and a finished one leaves the
 batch, so that a problem's result is that of minimising it alone. State is float64 whatever `evaluate` computes in.
 
-Axes: B problems, A problems still running, P parameters, H remembered steps.
+Axes: B problems, A problems still running, P parameters.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ftprobe.solvers.history import History
+
 _SUFFICIENT, _CURVATURE = 1e-4, 0.9  # strong Wolfe conditions, Nocedal and Wright 2006, section 3.1
 _MAX_TRIALS = 25
 _PATIENCE = 40  # steps without progress beyond the noise, after which there is none to come
 _LONGEST_GROWTH = 8.0
-MEMORY = 20
 
 
 class Evaluation(NamedTuple):
@@ -40,7 +41,7 @@ Evaluate = Callable[[Tensor, Tensor], Evaluation]
 
 
 class Minima(NamedTuple):
-    """Where each problem ended."""
+    """Where each problem ended; `history` can start a search nearby."""
 
     x_BP: Tensor
     objective_B: Tensor
@@ -48,6 +49,13 @@ class Minima(NamedTuple):
     iterations_B: Tensor
     evaluations_B: Tensor
     converged_B: Tensor
+    history: History
+
+    def of(self, problems: Tensor) -> Minima:
+        """Those of some problems."""
+        x_BP, objective_B, largest_B, iterations_B, evaluations_B, converged_B = (c[problems] for c in self[:-1])
+        history = self.history[problems]
+        return Minima(x_BP, objective_B, largest_B, iterations_B, evaluations_B, converged_B, history)
 
 
 @dataclass
@@ -73,11 +81,7 @@ class _State:
     best_f_A: Tensor
     best_largest_A: Tensor
     idle_A: Tensor
-    s_AHP: Tensor
-    y_AHP: Tensor
-    sy_AHH: Tensor
-    gamma_A: Tensor
-    order_AH: Tensor
+    history: History
 
     def keep(self, rows: Tensor) -> None:
         """Drop every problem that `rows` does not select."""
@@ -92,7 +96,7 @@ def minimise(
     tolerance: float,
     max_iterations: int,
     noise: float,
-    memory: int = MEMORY,
+    history: History,
 ) -> Minima:
     """Minimise B convex problems by L-BFGS with a line search on the slope.
 
@@ -109,15 +113,15 @@ def minimise(
         point (the limit of `evaluate`'s precision).
     noise : float
         Relative error of the objectives: smaller changes say nothing.
-    memory : int
-        Steps remembered (H).
+    history : History
+        Steps of earlier searches, or none; overwritten.
 
     Returns
     -------
     Minima
     """
-    ends = _unfinished(x_BP)
-    state = _start(evaluate, x_BP, memory)
+    ends = _unfinished(x_BP, history)
+    state = _start(evaluate, x_BP, history)
     fresh = torch.ones_like(state.problem_A, dtype=torch.bool)
     while True:
         converged = state.largest_A < tolerance
@@ -134,18 +138,16 @@ def minimise(
         fresh = _advance(state, evaluate, noise)
 
 
-def _unfinished(x_BP: Tensor) -> Minima:
+def _unfinished(x_BP: Tensor, history: History) -> Minima:
     zero_B = x_BP.new_zeros(len(x_BP))
     count_B = torch.zeros_like(zero_B, dtype=torch.int64)
-    return Minima(x_BP.clone(), zero_B, zero_B.clone(), count_B, count_B.clone(), count_B > 0)
+    return Minima(x_BP.clone(), zero_B, zero_B.clone(), count_B, count_B.clone(), count_B > 0, history)
 
 
-def _start(evaluate: Evaluate, x_BP: Tensor, memory: int) -> _State:
-    n, width = x_BP.shape
-    problem_A = torch.arange(n, device=x_BP.device)
+def _start(evaluate: Evaluate, x_BP: Tensor, history: History) -> _State:
+    problem_A = torch.arange(len(x_BP), device=x_BP.device)
     now = evaluate(x_BP, problem_A)
-    none, history = x_BP.new_zeros(n), x_BP.new_zeros(n, memory, width)
-    counts = torch.zeros(n, dtype=torch.int64, device=x_BP.device)
+    none, counts = torch.zeros_like(now.f_A), torch.zeros_like(problem_A)
     return _State(
         problem_A=problem_A,
         x_AP=x_BP,
@@ -163,11 +165,7 @@ def _start(evaluate: Evaluate, x_BP: Tensor, memory: int) -> _State:
         best_f_A=now.f_A,
         best_largest_A=now.largest_A,
         idle_A=counts,
-        s_AHP=history,
-        y_AHP=history.clone(),
-        sy_AHH=torch.eye(memory, dtype=x_BP.dtype, device=x_BP.device).repeat(n, 1, 1),
-        gamma_A=none + 1,
-        order_AH=torch.arange(memory, device=x_BP.device).repeat(n, 1),
+        history=history[problem_A],
     )
 
 
@@ -179,57 +177,20 @@ def _finish(state: _State, ends: Minima, converged: Tensor, over: Tensor) -> Non
     ends.iterations_B[at] = state.iterations_A[over]
     ends.evaluations_B[at] = state.evaluations_A[over]
     ends.converged_B[at] = converged[over]
+    ends.history[at] = state.history[over]
 
 
 def _dot(a_AP: Tensor, b_AP: Tensor) -> Tensor:
     return (a_AP * b_AP).sum(1)
 
 
-def _onto(history_AHP: Tensor, v_AP: Tensor) -> Tensor:
-    """Products of a vector with the remembered ones (A, H, 1).
-
-    One at a time on a CPU, where a batched product sums in an order that depends on the size of the batch.
-    """
-    if history_AHP.is_cuda:
-        return torch.bmm(history_AHP, v_AP[:, :, None])
-    return torch.stack([torch.mv(history_HP, v_P) for history_HP, v_P in zip(history_AHP, v_AP, strict=True)])[
-        ..., None
-    ]
-
-
-def _combined(weight_AH1: Tensor, history_AHP: Tensor) -> Tensor:
-    """Sums of the remembered vectors (A, P); as `_onto`."""
-    if history_AHP.is_cuda:
-        return torch.bmm(weight_AH1.mT, history_AHP)[:, 0]
-    pairs = zip(weight_AH1[..., 0], history_AHP, strict=True)
-    return torch.stack([torch.mv(history_HP.mT, weight_H) for weight_H, history_HP in pairs])
-
-
 def _aim(state: _State, fresh: Tensor) -> None:
-    """Set the search direction of the `fresh` problems: -H g by the two loops of L-BFGS.
-
-    Both loops are triangular systems in the products s_i'y_j (i not newer than j), so that a step of all problems
-    is four products with the history (Byrd, Nocedal and Schnabel 1994, section 2).
-    """
-    order = state.order_AH
-    rows = torch.arange(len(order), device=order.device)[:, None, None]
-    R_AHH = torch.triu(state.sy_AHH[rows, order[:, :, None], order[:, None, :]])
-    old_to_new, back = order[:, :, None], torch.argsort(order, dim=1)[:, :, None]
-    p_AH1 = _onto(state.s_AHP, state.g_AP).gather(1, old_to_new)
-    alpha_AH1 = torch.linalg.solve_triangular(R_AHH, p_AH1, upper=True)
-    q_AP = state.g_AP - _combined(alpha_AH1.gather(1, back), state.y_AHP)
-    r_AP = q_AP * state.scale_AP * state.gamma_A[:, None]
-    yr_AH1 = _onto(state.y_AHP, r_AP).gather(1, old_to_new)
-    diagonal_AH1 = R_AHH.diagonal(dim1=1, dim2=2)[:, :, None]
-    delta_AH1 = torch.linalg.solve_triangular(R_AHH.mT, diagonal_AH1 * alpha_AH1 - yr_AH1, upper=False)
-    d_AP = -(r_AP + _combined(delta_AH1.gather(1, back), state.s_AHP))
+    """Set the search direction of the `fresh` problems and open their line search: 1 to try, the slope at 0 known."""
+    d_AP = -state.history.inverse_times(state.g_AP, state.scale_AP)
+    uphill = _dot(d_AP, state.g_AP) >= 0  # by rounding, at the limit of precision
+    d_AP = torch.where(uphill[:, None], -state.g_AP * state.scale_AP, d_AP)
     state.d_AP = torch.where(fresh[:, None], d_AP, state.d_AP)
     state.slope_A = torch.where(fresh, _dot(state.d_AP, state.g_AP), state.slope_A)
-    _open(state, fresh)
-
-
-def _open(state: _State, fresh: Tensor) -> None:
-    """Begin the line search of the `fresh` problems: nothing known but the slope at 0, and 1 to try."""
     zero = torch.zeros_like(state.t_A)
     state.t_A = torch.where(fresh, 1.0, state.t_A)
     state.low_A = torch.where(fresh, zero, state.low_A)
@@ -250,7 +211,7 @@ def _advance(state: _State, evaluate: Evaluate, noise: float) -> Tensor:
     flat = slope_A.abs() <= -_CURVATURE * state.slope_A
     took = flat & (trial.f_A <= allowed_A)
     _bracket(state, slope_A, trial.f_A)
-    _remember(state, x_AP, trial, took)
+    state.history.add(x_AP - state.x_AP, trial.g_AP - state.g_AP, took)
     state.x_AP = torch.where(took[:, None], x_AP, state.x_AP)
     state.g_AP = torch.where(took[:, None], trial.g_AP, state.g_AP)
     state.scale_AP = torch.where(took[:, None], trial.scale_AP, state.scale_AP)
@@ -288,17 +249,3 @@ def _bracket(state: _State, slope_A: Tensor, f_A: Tensor) -> None:
     beyond = torch.clamp(-state.slope_A / rise, 2 * state.t_A, _LONGEST_GROWTH * state.t_A)
     beyond = torch.where(rise > 0, beyond, _LONGEST_GROWTH * state.t_A)
     state.t_A = torch.where(torch.isinf(state.high_A), beyond, inside)
-
-
-def _remember(state: _State, x_AP: Tensor, trial: Evaluation, took: Tensor) -> None:
-    """Put the step just taken in the place of the oldest one."""
-    s_AP, y_AP = x_AP - state.x_AP, trial.g_AP - state.g_AP
-    sy_A, yy_A = _dot(s_AP, y_AP), _dot(y_AP, y_AP)
-    rows = torch.nonzero(took & (sy_A > 1e-12 * (yy_A * _dot(s_AP, s_AP)).sqrt()))[:, 0]
-    slot = state.order_AH[rows, 0]
-    state.s_AHP[rows, slot] = s_AP[rows]
-    state.y_AHP[rows, slot] = y_AP[rows]
-    state.sy_AHH[rows, slot] = 0.0
-    state.sy_AHH[rows, :, slot] = _onto(state.s_AHP, y_AP)[rows, :, 0]
-    state.gamma_A[rows] = sy_A[rows] / _dot(y_AP, y_AP * trial.scale_AP)[rows]
-    state.order_AH[rows] = state.order_AH[rows].roll(-1, dims=1)

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from ftprobe.solvers.logistic import LogisticFits, _Problem, fit_logistic
+from ftprobe.solvers.cross_entropy import CrossEntropy
+from ftprobe.solvers.logistic import LogisticFits, fit_logistic
 
 TIGHT = {"tolerance": 1e-8, "max_iterations": 4000}
 
@@ -88,14 +89,14 @@ def test_gradient_agrees_with_finite_differences(classes, n, dim, a, seed):
     rng = np.random.default_rng(seed)
     X_ND = torch.as_tensor(rng.normal(size=(n, dim)))
     y_N = torch.as_tensor(np.r_[np.arange(classes), rng.integers(0, classes, n - classes)])
-    problem = _Problem([X_ND], y_N, classes, [a])
+    problem = CrossEntropy([X_ND], y_N, classes)
     x_1P = torch.as_tensor(rng.normal(size=(1, problem.width)))
-    cell = torch.zeros(1, dtype=torch.int64)
-    g_1P = problem.evaluate(x_1P, cell).g_AP
+    cell = torch.zeros(1, dtype=torch.int64), torch.tensor([a], dtype=torch.float64)
+    g_1P = problem.evaluate(x_1P, *cell).g_AP
     for at in rng.integers(0, problem.width, 4):
         step = torch.zeros_like(x_1P)
         step[0, at] = 1e-5
-        slope = (problem.evaluate(x_1P + step, cell).f_A - problem.evaluate(x_1P - step, cell).f_A) / 2e-5
+        slope = (problem.evaluate(x_1P + step, *cell).f_A - problem.evaluate(x_1P - step, *cell).f_A) / 2e-5
         assert g_1P[0, at].item() == pytest.approx(slope.item(), rel=1e-5, abs=1e-8)
 
 
@@ -154,7 +155,7 @@ def test_features_without_information_give_the_class_shares():
 
 def test_a_cell_that_runs_out_of_iterations_is_kept_and_marked():
     X_ND, y_N = correlated()
-    fits = fit(X_ND, y_N, [1e-5, 10.0], max_iterations=12)
+    fits = fit(X_ND, y_N, [0.02, 1e4], max_iterations=12)
     assert fits.converged_LG.tolist() == [[False, True]]
     assert fits.iterations_LG[0, 0] == 12
     assert fits.objective_LG[0, 0] < np.log(5)
