@@ -5,10 +5,13 @@ import math
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from ftprobe.errors import InputError
-from ftprobe.probes import PROBES, ProbeData
+from ftprobe.probes import ProbeData
 from ftprobe.probes.linear import LinearOptions
 from ftprobe.probes.linear_run import run
 from ftprobe.probes.scores import macro_f1
@@ -195,12 +198,20 @@ def test_options_that_mean_nothing_are_refused(options):
         LinearOptions(**options)
 
 
-def test_the_registry_has_the_linear_probe():
-    assert PROBES["linear"].Options is LinearOptions
-    assert PROBES["linear"].runner == f"{run.__module__}:{run.__name__}"
-
-
 def test_macro_f1_agrees_with_scikit_learn():
     rng = np.random.default_rng(0)
     gold_N, predicted_N = rng.integers(0, 6, 80), rng.integers(2, 9, 80)
     assert macro_f1(gold_N, predicted_N) == pytest.approx(f1_score(gold_N, predicted_N, average="macro"))
+
+
+def test_accuracy_agrees_with_a_scikit_learn_pipeline():
+    rng = np.random.default_rng(2)
+    h_ND = (rng.normal(size=(3000, 24)) @ rng.normal(size=(24, 24)) * np.geomspace(0.1, 10, 24) + 5).astype(np.float32)
+    z_NK = (h_ND - 5) / h_ND.std(0) @ rng.normal(size=(24, 6)) + 2 * rng.gumbel(size=(3000, 6))
+    y_N = z_NK.argmax(1)
+    split_N = np.repeat(["train", "dev", "test"], [1500, 500, 1000])
+    _, rows = probe(data_of(h_ND[None], y_N, split_N), strength=(1e-3,), tolerance=1e-6)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=1 / (1500 * 1e-3), tol=1e-8, max_iter=5000))
+    model.fit(h_ND[:1500].astype(np.float64), y_N[:1500])
+    assert rows[0, "accuracy"].value == pytest.approx(model.score(h_ND[2000:], y_N[2000:]), abs=0.002)
+    assert rows[0, "train_accuracy"].value == pytest.approx(model.score(h_ND[:1500], y_N[:1500]), abs=0.002)
