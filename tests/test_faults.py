@@ -252,13 +252,13 @@ def test_a_truncated_artifact_is_rebuilt(undisturbed: tuple[Path, Path], tmp_pat
     same(numbers(study, store), numbers(study, reference))
 
 
-def test_a_full_disk_stops_with_the_reason_and_loses_nothing(minilm: str, tmp_path: Path) -> None:
+def test_a_full_disk_stops_with_the_reason_and_loses_nothing(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+    study, reference = undisturbed
     mount = tmp_path / "small"
     mount.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(mount)], check=False).returncode:
         pytest.skip("needs the right to mount a tmpfs")
     try:
-        study = study_file(tmp_path, minilm)
         done = run(study, mount / "store")
         assert done.returncode == 1, done.stdout + done.stderr
         assert "space" in done.stderr
@@ -268,6 +268,7 @@ def test_a_full_disk_stops_with_the_reason_and_loses_nothing(minilm: str, tmp_pa
         again = run(study, mount / "store")
         assert again.returncode == 0, again.stdout + again.stderr
         assert all(artifacts(mount / "store")[key] == finished for key, finished in before.items())
+        same(numbers(study, mount / "store"), numbers(study, reference))
     finally:
         subprocess.run(["umount", str(mount)], check=False)
 
