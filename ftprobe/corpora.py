@@ -77,9 +77,10 @@ def load_corpus(store: Store, artifact: str) -> Corpus:
 
 
 def load_labels(store: Store, artifact: str) -> LabelSet:
-    """The label set of an artifact."""
+    """The label set of an artifact; only word pairs have the column head."""
     table = pq.read_table(store.fetch("labels", artifact) / "items.parquet")
-    columns = [tuple(table.column(name).to_pylist()) for name in ("sentence", "word", "label")]
+    names = [name for name in ("sentence", "word", "label", "head") if name in table.column_names]
+    columns = [tuple(table.column(name).to_pylist()) for name in names]
     return LabelSet(str(store.manifest("labels", artifact)["name"]), *columns)
 
 
@@ -111,14 +112,14 @@ def _write_corpus(folder: Path, source: TaskSource, data: TaskData) -> None:
 
 def _write_labels(folder: Path, source: TaskSource, data: TaskData) -> None:
     labels = data.labels
-    table = pa.table(
-        {
-            "sentence": pa.array(labels.sentence_N, pa.int32()),
-            "word": pa.array(labels.word_N, pa.int32()),
-            "label": pa.array(labels.label_N, pa.string()),
-        }
-    )
-    pq.write_table(table, folder / "items.parquet", compression="zstd")
+    columns = {
+        "sentence": pa.array(labels.sentence_N, pa.int32()),
+        "word": pa.array(labels.word_N, pa.int32()),
+        "label": pa.array(labels.label_N, pa.string()),
+    }
+    if labels.head_N:
+        columns["head"] = pa.array(labels.head_N, pa.int32())
+    pq.write_table(pa.table(columns), folder / "items.parquet", compression="zstd")
     measurements = [
         Measurement("n_items", float(n), "count", split=split, n_items=n)
         for split, n in sorted(_label_counts(data)["items"].items())

@@ -12,15 +12,17 @@ from ftprobe.errors import Problem
 from ftprobe.study.grid import Choice, Point, at, shown, unknown
 from ftprobe.study.options import FinetuneRun, ProbeRun
 
-POOLINGS = {"sentence": ("cls", "mean"), "pair": ("cls", "mean"), "word": ("mean", "first", "last")}
+_WORDS, _SENTENCES = ("mean", "first", "last"), ("cls", "mean")
+POOLINGS = {"sentence": _SENTENCES, "pair": _SENTENCES, "word": _WORDS, "word_pair": _WORDS}
+NOUNS = {"sentence": "sentences", "pair": "sentence pairs", "word": "words", "word_pair": "pairs of words"}
 
 
 def finetune_problems(point: Point, models: Collection[str]) -> list[Problem]:
     """Whether the model is one of the study's and the task one that models can be fine-tuned on."""
     problems = [*_model_problems(point, models), *task_problems(point.get("task"))]
     level = _level(point)
-    if level == "word":
-        what = f"task {shown(point['task'].value)} labels words"
+    if level in ("word", "word_pair"):
+        what = f"task {shown(point['task'].value)} labels {NOUNS[level]}"
         problems.append(Problem(point["task"].place, what, "fine-tuning takes tasks over sentences or pairs"))
     return problems
 
@@ -33,11 +35,11 @@ def probe_problems(point: Point, models: Collection[str], kinds: Sequence[tuple[
         return problems
     task = shown(point["task"].value)
     if "pooling" in point and point["pooling"].value not in POOLINGS[level]:
-        what = f"pooling {shown(point['pooling'].value)} does not fit task {task}, which labels {level}s"
+        what = f"pooling {shown(point['pooling'].value)} does not fit task {task}, which labels {NOUNS[level]}"
         problems.append(Problem(point["pooling"].place, what, f"one of: {', '.join(POOLINGS[level])}"))
     for kind, place in kinds:
         if level not in probes.PROBES[kind].levels:
-            what = f"a {kind} probe does not fit task {task}, which labels {level}s"
+            what = f"a {kind} probe does not fit task {task}, which labels {NOUNS[level]}"
             problems.append(Problem(place, what))
     return problems
 

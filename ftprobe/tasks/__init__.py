@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from ftprobe.errors import InputError, nearest
-from ftprobe.tasks import conllu_words, glue, grammar, senteval, trec
+from ftprobe.tasks import conll2000, conllu_words, glue, grammar, pmb, senteval, streusle, trec
 from ftprobe.tasks.task import Found as Found
 from ftprobe.tasks.task import Request as Request
 from ftprobe.tasks.task import Task as Task
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     TASKS: dict[str, Task]
     CORPORA: dict[str, tuple[str, ...]]
 
-FAMILIES = (glue, trec, senteval, conllu_words, grammar)
+FAMILIES = (glue, trec, senteval, conllu_words, streusle, conll2000, pmb, grammar)
 FEW = 1000
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ftprobe.errors import InputError, Problem
 from ftprobe.hashing import content_id, file_digest
+from ftprobe.tasks.types import Split
 
 LISTED = 20
 
@@ -51,6 +52,23 @@ def _bytes(path: Path) -> bytes:
         raise InputError.one(str(path), "no such file", "check the path") from None
     except OSError as error:
         raise InputError.one(str(path), f"cannot be read ({error.strerror})", "check its permissions") from None
+
+
+def local_files(folder: Path, names: Sequence[tuple[Split, str]]) -> tuple[tuple[Split, Path], ...]:
+    """The files of a corpus that has one file a split.
+
+    Raises
+    ------
+    InputError
+        If `folder` is a file, or files are missing: names each.
+    """
+    if not folder.is_dir():
+        raise InputError.one(str(folder), "is a file", f"give the folder that holds {names[0][1]}")
+    files = tuple((split, folder / name) for split, name in names)
+    missing = [Problem(str(path), f"no {split} split: no such file") for split, path in files if not path.is_file()]
+    if missing:
+        raise InputError(missing)
+    return files
 
 
 def refuse(problems: Sequence[Problem], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Sampling: which sentences of a corpus a study uses, decided by their ids alone.
+"""Sampling: which sentences of a corpus a study uses, and for what, decided by their ids alone.
 
 The order is a hash of (seed, sentence id): a smaller cap is a subset of a larger one, and adding a sentence to the
 corpus moves no other.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from ftprobe.hashing import canonical
+from ftprobe.hashing import canonical, derive_seed
 from ftprobe.tasks.types import Corpus, LabelSet
 
 
@@ -55,6 +55,19 @@ def hold_out(task_labels: LabelSet, corpus: Corpus, share: float = 0.1, seed: in
     strata = {index: min(labels, key=lambda name: (-labels[name], name)) for index, labels in found.items()}
     order = sorted(strata, key=lambda i: (strata[i], _rank(seed, corpus.sentences[i].id)))
     return tuple(sorted(index for n, index in enumerate(order) if int((n + 1) * share) > int(n * share)))
+
+
+def cut_test(ids: Iterable[str], share: float = 0.2, seed: int = 0) -> frozenset[str]:
+    """The sentence ids that make the test set of a corpus of one file (METHODS 0, "Splits"): floor(share x n) of n.
+
+    The order is independent of that of `sample` and `hold_out`.
+
+    >>> sorted(cut_test(f"s{i}" for i in range(10)))
+    ['s2', 's7']
+    """
+    own = derive_seed(seed, "split")
+    order = sorted(set(ids), key=lambda key: _rank(own, key))
+    return frozenset(order[: int(share * len(order))])
 
 
 def _rank(seed: int, sentence: str) -> bytes:

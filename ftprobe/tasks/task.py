@@ -90,7 +90,7 @@ class Task:
 
     name: str
     level: Level
-    """What an item is: a sentence, a sentence pair, or a word."""
+    """What an item is: a sentence, a pair of sentences, a word, or a pair of words."""
     corpus: str
     """The corpus a bare reference means."""
     metrics: tuple[str, ...]

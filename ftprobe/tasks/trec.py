@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ftprobe.errors import InputError, Problem
-from ftprobe.tasks.lines import fingerprint, refuse, text_lines
+from ftprobe.tasks.lines import fingerprint, local_files, refuse, text_lines
 from ftprobe.tasks.task import Found, Request, Task
 from ftprobe.tasks.types import Corpus, LabelSet, Sentence, Split, TaskData
 
@@ -35,12 +35,7 @@ def find(request: Request) -> Found:
     """Local files of `request.corpus`, else the hub (see `Task.find`)."""
     folder = request.local(request.corpus)
     if folder is not None:
-        if not folder.is_dir():
-            raise InputError.one(str(folder), "is a file", f"give the folder that holds {FILES[0][1]}")
-        files = tuple((split, folder / name) for split, name in FILES)
-        missing = [Problem(str(path), f"no {split} split: no such file") for split, path in files if not path.is_file()]
-        if missing:
-            raise InputError(missing)
+        files = local_files(folder, FILES)
         spec = _spec(fingerprint(files))
         return Found(request.corpus, spec, None, partial(read_local, request.task, files, request.corpus))
     if request.offline or request.corpus != "trec":

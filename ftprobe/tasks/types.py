@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ftprobe.measurement import Measurement
 
 Split = Literal["train", "dev", "test"]
-Level = Literal["sentence", "pair", "word"]
+Level = Literal["sentence", "pair", "word", "word_pair"]
 
 
 class Sentence(NamedTuple):
@@ -33,12 +33,17 @@ class Corpus(NamedTuple):
 
 
 class LabelSet(NamedTuple):
-    """Labels of one task over a corpus: parallel columns (N)."""
+    """Labels of one task over a corpus: parallel columns (N).
+
+    An item of a word-pair task is (`head_N`, `word_N`) in this order: `word_N` is its own word, which no other item of
+    the sentence has (of a dependency the modifier). At other levels `head_N` is empty.
+    """
 
     task: str
     sentence_N: tuple[int, ...]
     word_N: tuple[int, ...]
     label_N: tuple[str, ...]
+    head_N: tuple[int, ...] = ()
 
 
 class TaskData(NamedTuple):

@@ -108,6 +108,12 @@ def test_a_source_travels_to_another_process(reference: str) -> None:
     assert pickle.loads(pickle.dumps(source)).read() == source.read()
 
 
+@pytest.mark.parametrize("reference", ["ps_fxn", "sem"])
+def test_a_local_source_travels_to_another_process(reference: str, shared_data: Path) -> None:
+    source = locate(reference, data={}, data_dir=str(shared_data))
+    assert pickle.loads(pickle.dumps(source)).read() == source.read()
+
+
 def test_importing_tasks_loads_nothing_heavy() -> None:
     heavy = "{'torch', 'transformers', 'sklearn', 'datasets', 'ray', 'polars', 'pydantic'}"
     code = f"import sys, ftprobe.tasks as t; t.TASKS; print(sorted({heavy} & set(sys.modules)))"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftprobe.tasks.sampling import hold_out, sample
+from ftprobe.tasks.sampling import cut_test, hold_out, sample
 from ftprobe.tasks.types import Corpus, LabelSet, Sentence
 
 
@@ -65,3 +65,19 @@ def test_hold_out_keeps_the_words_of_a_sentence_together() -> None:
     )
     held = hold_out(labels, corpus)
     assert len(held) == len(set(held)) == 3
+
+
+@given(st.data(), st.sets(st.text("ab01-", min_size=1, max_size=8), max_size=60))
+def test_a_fifth_of_the_ids_is_test_whatever_their_order(data: st.DataObject, ids: set[str]) -> None:
+    order = sorted(ids)
+    test = cut_test(order)
+    assert test <= ids
+    assert len(test) == len(ids) // 5
+    turned = data.draw(st.permutations(order))
+    assert cut_test(turned) == cut_test([*turned, *order]) == test
+
+
+def test_the_test_set_of_one_file_is_a_random_part_of_any_sample() -> None:
+    corpus = corpus_of(2000)
+    sampled = {corpus.sentences[i].id for i in sample(corpus, {"train": 1000})}
+    assert 160 < len(sampled & cut_test(s.id for s in corpus.sentences)) < 240
