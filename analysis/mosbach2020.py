@@ -18,6 +18,7 @@ import polars as pl
 from ftprobe import frames, generic
 from ftprobe.figures import Chart, Field, layer_curves
 from ftprobe.published import load
+from ftprobe.published.beside import SOURCES, beside, paper_models, printed, size_text
 from ftprobe.report import Report
 from ftprobe.tables import Table, layout
 
@@ -33,7 +34,6 @@ SETS = ("bigram_shift", "coordination_inversion", "odd_man_out")
 METRICS = {"mcc": "MCC", "accuracy": "acc.", "exact_match": "EM", "f1": "F1"}
 SCORES = {"cola": ("mcc",), "sst2": ("accuracy",), "rte": ("accuracy",), "squad": ("exact_match", "f1")}
 DEVLIN = "BERT, Devlin et al. 2019"
-SOURCES = ("ours", "published")
 FEW_ITEMS = 1000  # below this intervals are shown (METHODS 15)
 OPTIONS = {
     "learning_rate": ("learning rate", "learning_rate"),
@@ -64,11 +64,11 @@ def table1(records: pl.LazyFrame) -> Table:
     paper = pl.col("ft_task").replace_strict(SCORES, default=None, return_dtype=pl.List(pl.String))
     own = own.filter(paper.list.contains(pl.col("metric")).fill_null(True))
     own, rows = generic.arranged(own, ("model",), ("head_pooling", "variant", "config", "runs"), ("ft_task", "metric"))
-    printed = _printed("table1", metric=pl.col("metric").replace("matthews_correlation", "mcc"))
+    published = printed(PAPER, "table1", metric=pl.col("metric").replace("matthews_correlation", "mcc"))
     quoted = pl.col("condition") != "finetuned"
-    devlin = printed.filter(quoted).with_columns(model=pl.lit(DEVLIN), source=pl.lit("published"))
+    devlin = published.filter(quoted).with_columns(model=pl.lit(DEVLIN), source=pl.lit("published"))
     cells = pl.concat(
-        [devlin, _beside(own, printed.filter(~quoted), rows, ("ft_task", "metric"), records)], how="diagonal_relaxed"
+        [devlin, _beside(own, published.filter(~quoted), rows, ("ft_task", "metric"), records)], how="diagonal_relaxed"
     )
     name = [pl.col("ft_task").replace(TASKS), pl.col("metric").replace(METRICS)]
     paper_columns = [f"{TASKS[task]} {METRICS[metric]}" for task, metrics in SCORES.items() for metric in metrics]
@@ -102,10 +102,11 @@ def deltas(records: pl.LazyFrame, *, number: int, tasks: tuple[str, ...]) -> Tab
     own, rows = generic.arranged(everything, ("model", "task", "pooling"), sometimes, ("ft_task", "group"))
     own, note = generic.with_group_labels(own)
     lower_upper = dict(zip(("0-6", "7-12"), ("lower", "upper"), strict=True))
-    printed = _printed(f"table{number}", group=pl.col("layers").replace(lower_upper)).with_columns(corpus="task")
+    at = {"group": pl.col("layers").replace(lower_upper), "pooling": pl.col("pooling"), "corpus": pl.col("probe_task")}
+    published = printed(PAPER, f"table{number}", **at)
     # Published groups stand in the columns of the study's: the paper's models have 12 layers here as there.
     heads = dict(own.select("group", "layers").unique().rows())
-    cells = _beside(own, printed, rows, ("ft_task", "group"), records).with_columns(
+    cells = _beside(own, published, rows, ("ft_task", "group"), records).with_columns(
         layers=pl.col("group").replace(heads)
     )
     few = _few_items(scores)
@@ -131,8 +132,8 @@ def table3(records: pl.LazyFrame) -> Table:
     """Hyper-parameters of fine-tuning."""
     configs = records.filter(pl.col("method") == "finetune").select("ft_task", "config").unique().collect()
     given = [(task, json.loads(text)) for task, text in configs.sort(pl.all()).rows() if text and text.startswith("{")]
-    printed = load(PAPER).filter(pl.col("table") == "table3")
-    values = dict(printed.filter(pl.col("finetune_task") == "all").select("metric", "value").rows())
+    published = load(PAPER).filter(pl.col("table") == "table3", pl.col("finetune_task") == "all")
+    values = dict(published.select("metric", "value").rows())
     values |= {"warmup_steps": f"{values['warmup_steps']} %", "epochs": f"{values['epochs']} (1 for SST-2)"}
     cells = []
     for option, (label, metric) in OPTIONS.items():
@@ -169,10 +170,10 @@ def _common(values: list[tuple[str, str | None]]) -> str | None:
 
 def table4(records: pl.LazyFrame) -> Table:
     """Sizes and metrics of the fine-tuning tasks; `used` where the study tuned or scored on a sample."""
-    printed = load(PAPER).filter(pl.col("table") == "table4").select("metric", "finetune_task", "number", "value")
+    published = load(PAPER).filter(pl.col("table") == "table4").select("metric", "finetune_task", "number", "value")
     cells: list[tuple[str, str, str, float | None, str | None]] = [
         (_SIZES[metric], task, "published", number, value if number is None else f"{number:,.0f}")
-        for metric, task, number, value in printed.rows()
+        for metric, task, number, value in published.rows()
     ]
     tuned = records.filter(pl.col("method") == "finetune").select("ft_task", "metric", "split", "n_items")
     runs = tuned.unique().sort(pl.all()).collect()
@@ -184,7 +185,7 @@ def table4(records: pl.LazyFrame) -> Table:
         for split, name in (("train", "training"), ("test", "validation")):
             used = rows.filter(pl.col("split") == split)["n_items"].drop_nulls().unique().to_list()
             size = sizes.get((task, split))
-            cells.append((name, task, "ours", size, _size(size, used)))
+            cells.append((name, task, "ours", size, size_text(size, used)))
         scored = rows.filter(pl.col("split") == "test")["metric"].to_list()
         shown = [METRICS[name] for name in SCORES.get(task, tuple(METRICS)) if name in scored]
         cells.append(("metric", task, "ours", None, "/".join(shown) or None))
@@ -201,13 +202,6 @@ def table4(records: pl.LazyFrame) -> Table:
 
 
 _SIZES = {"training_examples": "training", "validation_examples": "validation", "evaluation_metric": "metric"}
-
-
-def _size(size: float | None, used: list[int]) -> str | None:
-    if size is None:
-        return None
-    sample = "".join(f" ({n:,} used)" for n in used if len(used) == 1 and n not in (0, size))
-    return f"{size:,.0f}{sample}"
 
 
 def figure1(records: pl.LazyFrame) -> Chart:
@@ -278,52 +272,14 @@ def _sorted(points: pl.DataFrame, series: str) -> pl.DataFrame:
     return points.sort(*first, "pooling", "layer")
 
 
-def paper_models(records: pl.LazyFrame) -> dict[str, str | None]:
-    """Each model of the records, and which checkpoint of the paper it is, if any."""
-    named = pl.col("detail").str.contains("checkpoint", literal=True)
-    where = pl.when(named).then(pl.col("detail").str.json_path_match("$.checkpoint")).drop_nulls().first()
-    found = records.filter(pl.col("model").is_not_null()).group_by("model").agg(where=where).collect()
-    by_name = {name.rpartition("/")[2]: name for name in CHECKPOINTS.values()}
-    return {
-        alias: CHECKPOINTS.get(alias) if where is None else by_name.get(where.rpartition("/")[2])
-        for alias, where in sorted(found.rows())
-    }
-
-
-def _printed(table: str, **columns: pl.Expr) -> pl.DataFrame:
-    """A published table in the columns of records."""
-    printed = load(PAPER).filter(pl.col("table") == table)
-    return printed.select(
-        "condition",
-        "pooling",
-        checkpoint="model",
-        ft_task="finetune_task",
-        task="probe_task",
-        mean="number",
-        **{"metric": pl.col("metric"), **columns},
-    )
-
-
 def _beside(
-    own: pl.DataFrame, printed: pl.DataFrame, rows: Mapping[str, str], columns: Sequence[str], records: pl.LazyFrame
+    own: pl.DataFrame, published: pl.DataFrame, rows: Mapping[str, str], columns: Sequence[str], records: pl.LazyFrame
 ) -> pl.DataFrame:
-    """Cells of the study (`source` is `ours`) and the published cells of the rows that compare with the paper's.
-
-    Every published column has a cell of either source, so that a column which one of them lacks is one of dashes.
-    """
+    """Cells of the study and the published ones: the paper tunes with a CLS head and probes linearly."""
     alike = (pl.col("runs") == "all") & (pl.col("variant") == "finetuned")
     alike &= pl.col("head_pooling").fill_null("cls") == "cls"
     alike &= pl.col("method").is_in(["finetune", "linear"])
-    heads = own.filter(alike).select(name for name in rows if name == "model" or name not in printed.columns)
-    models = paper_models(records)
-    known = pl.DataFrame(list(models.items()), schema={"model": pl.String, "checkpoint": pl.String}, orient="row")
-    beside = heads.unique(maintain_order=True).join(known, on="model").join(printed, on="checkpoint")
-    ours, theirs = own.with_columns(source=pl.lit("ours")), beside.with_columns(source=pl.lit("published"))
-    cells = pl.concat([ours, theirs], how="diagonal_relaxed")
-    blank = printed.select(columns).unique().join(pl.DataFrame({"source": SOURCES}), how="cross")
-    blank = own.select(*rows).head(1).join(blank, how="cross")
-    blank = blank.join(cells, on=[*rows, *columns, "source"], how="anti", nulls_equal=True)
-    return pl.concat([cells, blank], how="diagonal_relaxed")
+    return beside(own, published, rows, columns, models=paper_models(records, CHECKPOINTS), alike=alike)
 
 
 def _few_items(scores: pl.LazyFrame) -> str:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ftprobe.corpora import labels_id, prepare
-from ftprobe.planner import Plan, Stage, make_plan
+from ftprobe.cost import MANIFESTS_READ, speeds
+from ftprobe.planner import STAGES, Plan, Stage, make_plan
 from ftprobe.store import Store
 from ftprobe.study import Study, load_study
 
@@ -126,7 +127,7 @@ def run(
     opened.save_study(loaded.name, _document(planned))
     from ftprobe.schedule import Schedule
 
-    schedule = Schedule(planned)
+    schedule = Schedule(planned, speeds(opened.manifests(STAGES, MANIFESTS_READ)))
     interrupted = False
     if schedule.total:
         interrupted = _execute(schedule, opened, observer, address, inline, device, threads)

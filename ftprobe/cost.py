@@ -11,21 +11,27 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ftprobe.architecture import Architecture
+from ftprobe.probes import Probe, Size, Work
 from ftprobe.shards import expected_bytes
 from ftprobe.study import ActivationOptions, FinetuneOptions
 
 # Before any trial has run: a few CPU cores. GFLOP/s reached, not peak.
-DEFAULT_SPEED = {"finetune": 4.0e10, "activations": 4.0e10, "probe": 1.0e10}
+DEFAULT_SPEED = {"finetune": 4.0e10, "activations": 4.0e10, "probe": 2.0e10}
+MANIFESTS_READ = 200  # the latest of each stage are enough for a median
 CHARACTERS_PER_TOKEN = 4.0
 TOKENS_PER_SENTENCE = 24.0
 
 
 class Cost(NamedTuple):
-    """Floating-point operations, tokens through the model, bytes of the artifact (`bytes` is exact for activations)."""
+    """Floating-point operations, tokens through the model, bytes of the artifact, cells that are fitted.
+
+    `bytes` is exact for activations.
+    """
 
     flops: float
     tokens: float
     bytes: int
+    cells: int = 0
 
 
 class Workload(NamedTuple):
@@ -69,26 +75,32 @@ def activation_cost(architecture: Architecture, work: Workload, options: Activat
     n = work.capped(_caps(options))
     tokens = sum(n.values()) * min(work.tokens_per_sentence, options.max_length)
     items = sum(n.values())
-    if level == "word":
+    if level in ("word", "word_pair"):
         items = round(sum(n[s] / max(1, work.sentences[s]) * work.words.get(s, 0) for s in n))
     size = expected_bytes(items, architecture.n_layers + 1, architecture.dim, options.dtype)
     return Cost(_forward(architecture) * tokens, tokens, size)
 
 
-def probe_cost(
-    architecture: Architecture,
-    work: Workload,
-    options: ActivationOptions,
-    n_layers: int,
-    probe: Mapping[str, Any],
-) -> Cost:
-    """Gradient evaluations of every cell: 4 N D K operations each, about 60 of them."""
+def probe_size(
+    architecture: Architecture, work: Workload, options: ActivationOptions, level: str, n_layers: int
+) -> Size:
+    """How large a probe trial is, for what its family says of the work in it."""
     n = work.capped(_caps(options))
     share = n.get("train", 0) / max(1, work.sentences.get("train", 1))
-    train = work.items.get("train", 0) * share
-    cells = n_layers * len(probe.get("strength", (0,)))
-    flops = 4.0 * train * architecture.dim * max(2, work.n_labels) * cells * 60
-    return Cost(flops, 0.0, 40_000)
+    dim = architecture.dim * (2 if level == "word_pair" else 1)
+    return Size(work.items.get("train", 0) * share, dim, work.n_labels, n_layers)
+
+
+def work_of(probe: Probe, options: Any, size: Size, part: Mapping[str, Any] | None = None) -> Work:
+    """What a family says of a trial, or of one pack of it; for one that says nothing 60 evaluations a layer."""
+    if probe.work is None:
+        return Work(size.n_layers, 4.0 * size.n_train * size.dim * max(2, size.n_labels) * size.n_layers * 60)
+    return probe.work(options, size, part=part)
+
+
+def probe_cost(work: Work) -> Cost:
+    """Of a probe trial; its artifact is a few tables."""
+    return Cost(work.flops, 0.0, 40_000, work.cells)
 
 
 def speeds(manifests: Iterable[Mapping[str, Any]]) -> dict[str, float]:

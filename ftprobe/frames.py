@@ -260,6 +260,30 @@ def probe_scores(records: pl.LazyFrame, metric: str = "accuracy") -> pl.LazyFram
     )
 
 
+def item_counts(records: pl.LazyFrame) -> pl.LazyFrame:
+    """How many items each probing task has: those of its corpus, and those that probes took.
+
+    Returns
+    -------
+    polars.LazyFrame
+        `task`, `corpus`, `part` (train, dev, test, labels), `size` (null where the corpus has no such part; labels: of
+        all parts together), and `used`: the list of the different numbers that probes took.
+    """
+    task, detail = ["task", "corpus"], pl.col("detail")
+    sizes = records.filter((pl.col("method") == "corpus") & (pl.col("metric") == "n_items"))
+    sizes = sizes.select(*task, part="split", size="value").unique()
+    told = records.filter(detail.str.contains("n_train", literal=True), pl.col("split") == "test")
+    number = {
+        name: detail.str.json_path_match(f"$.n_{name}").cast(pl.Int64, strict=False)
+        for name in ("train", "dev", "labels")
+    }
+    taken = told.select(*task, **number, test="n_items").unpivot(index=task, variable_name="part", value_name="used")
+    used = taken.group_by(*task, "part").agg(used=pl.col("used").drop_nulls().unique().sort())
+    joined = used.join(sizes, on=[*task, "part"], how="left")
+    labels = pl.when(pl.col("part") == "labels").then(pl.col("used").list.max().cast(pl.Float64))
+    return joined.with_columns(size=pl.coalesce(labels, "size"))
+
+
 def in_print_units(summary: pl.LazyFrame) -> pl.LazyFrame:
     """`mean`, `sd`, `low` and `high` times 100 where the unit is `fraction`, which becomes `percent`."""
     fraction = pl.col("unit") == "fraction"

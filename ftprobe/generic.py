@@ -158,8 +158,13 @@ def collapse_note(records: pl.LazyFrame) -> str:
 
 
 def setting_note(records: pl.LazyFrame) -> str:
-    """What a caption says of the probes: their kinds, corpora and configurations (METHODS 17)."""
-    rows = frames.probe_scores(records).select("method", "corpus", "config_id").unique().collect()
+    """What a caption says of the probes that score layers: their kinds, corpora and configurations (METHODS 17)."""
+    return probe_note(frames.probe_scores(records))
+
+
+def probe_note(scores: pl.LazyFrame) -> str:
+    """What a caption says of the probes that gave `scores`: their kinds, corpora and configurations (METHODS 17)."""
+    rows = scores.select("method", "corpus", "config_id").unique().collect()
     kinds, corpora, ids = (sorted(rows[name].drop_nulls().unique().to_list()) for name in rows.columns)
     configs = ", ".join(key[:8] for key in ids[:_IDS]) + f" and {len(ids) - _IDS} more" * (len(ids) > _IDS)
     return f" Probe: {', '.join(kinds)}. Corpus: {', '.join(corpora)}." + (f" Config: {configs}." if ids else "")

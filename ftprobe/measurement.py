@@ -51,8 +51,9 @@ class Predictions(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a stage hands back: its numbers, its predictions, and facts for the manifest (JSON values)."""
+    """What a stage hands back: its numbers, its predictions, facts for the manifest (JSON values), arrays by name."""
 
     measurements: tuple[Measurement, ...]
     predictions: tuple[Predictions, ...] = ()
     facts: Mapping[str, object] = NO_DETAIL
+    arrays: Mapping[str, NDArray[np.generic]] = MappingProxyType({})

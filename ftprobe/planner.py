@@ -2,7 +2,7 @@
 
 A trial's id hashes its resolved spec, its parents' ids and its stage's version; where and how it runs is not part of
 it. Equal trials of different grid points are one trial with several sets of record columns. Trials of one `group`
-share a forward pass and run together.
+may run together: extractions share a forward pass, probes their activations.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any, Literal, NamedTuple
 
 from ftprobe.checkpoint import Checkpoint, resolve
 from ftprobe.corpora import corpus_id, counts, labels_id
-from ftprobe.cost import Cost, Workload, activation_cost, finetune_cost, probe_cost
+from ftprobe.cost import Cost, Workload, activation_cost, finetune_cost, probe_cost, probe_size, work_of
 from ftprobe.errors import InputError, Problem
 from ftprobe.hashing import content_id
-from ftprobe.probes import PROBES
+from ftprobe.probes import PROBES, Size
 from ftprobe.store import Store
 from ftprobe.study import ActivationOptions, FinetuneRun, ProbeRun, Study
 from ftprobe.tasks import TaskSource, locate
@@ -50,6 +50,11 @@ class Trial:
     columns: Mapping[str, Any]
     cost: Cost
 
+    @property
+    def scored(self) -> bool:
+        """Whether its numbers are the study's; activations and packs of cells are only what others need."""
+        return self.stage != "activations" and "part" not in self.spec
+
     def payload(self) -> dict[str, Any]:
         """What a worker needs, as JSON."""
         keys = ("id", "stage", "name", "spec", "where", "columns")
@@ -73,7 +78,7 @@ class Plan:
         for trial in reversed(self.trials.values()):
             if trial.id in self.existing:
                 continue
-            if trial.stage != "activations" or trial.id in needed:
+            if trial.scored or trial.id in needed:
                 needed.add(trial.id)
                 needed.update(p for p in trial.parents if p not in self.existing)
         return tuple(t for t in self.trials.values() if t.id in needed)
@@ -224,7 +229,7 @@ class _Planner:
         shared = {
             "model": None if state.trial else self._model(state),
             "corpus": corpus_id(source),
-            "level": "word" if source.task.level == "word" else "sentence",
+            "level": "word" if source.task.level in ("word", "word_pair") else "sentence",
             "max_length": options.max_length,
             "overflow": options.overflow,
             "dtype": options.dtype,
@@ -263,12 +268,12 @@ class _Planner:
         activations = self._activations(run, state, source)
         options = run.options.model_dump(mode="json")
         layers = list(range(n_layers + 1)) if run.layers == "all" else sorted(set(run.layers))
+        probe = PROBES[run.kind]
         spec = {
             "kind": run.kind,
-            "kind_version": PROBES[run.kind].version,
+            "kind_version": probe.version,
             "options": options,
             "labels": labels_id(source),
-            "layers": layers,
             "seed": run.seed,
             "study_seed": self.study.seed,
         }
@@ -279,10 +284,42 @@ class _Planner:
             "task": source.task.name,
             "config": config,
             "config_id": content_id([config, layers, run.seed]),
+            "probe_seed": run.seed if probe.seeded else None,
         }
-        cost = probe_cost(state.checkpoint.architecture, self.workloads[run.task], run.activation, len(layers), options)
-        name = f"{activations.name}/{source.task.name}/{run.kind}"
-        trial = self._trial("probe", name, spec, (activations.id,), None, {}, own, cost)
+        name = f"{activations.name}/{source.task.name}/{run.kind}" + f"/s{run.seed}" * probe.seeded
+        for fitted in [[layer] for layer in layers] if probe.by_layer else [layers]:
+            size = probe_size(
+                state.checkpoint.architecture,
+                self.workloads[run.task],
+                run.activation,
+                source.task.level,
+                len(fitted),
+            )
+            stem = f"{name}/layer{fitted[0]}" if probe.by_layer else name
+            self._probe_trial(run, {**spec, "layers": fitted}, layers, size, stem, activations.id, own, state)
+
+    def _probe_trial(
+        self,
+        run: ProbeRun,
+        spec: Mapping[str, Any],
+        layers: Sequence[int],
+        size: Size,
+        name: str,
+        activations: str,
+        own: Mapping[str, Any],
+        state: _State,
+    ) -> None:
+        """A trial that scores a probe, and the trials of its packs of cells where it has any."""
+        probe = PROBES[run.kind]
+        parts = []
+        for part in probe.parts(run.options, spec["layers"], layers) if probe.parts else ():
+            cost = probe_cost(work_of(probe, run.options, size, part))
+            whole = f"{name}/{','.join(map(str, part.values()))}"
+            made = self._trial("probe", whole, {**spec, "part": part}, (activations,), activations, {}, own, cost)
+            parts.append(made.id)
+        # the layers of the study decide the packs, which are parents: no need to say them twice
+        cost = probe_cost(work_of(probe, run.options, size))
+        trial = self._trial("probe", name, spec, (activations, *parts), activations, {}, own, cost)
         self._label(trial.id, {"model": state.alias, "variant": state.columns["variant"]})
 
     def _trial(
@@ -296,7 +333,7 @@ class _Planner:
         columns: Mapping[str, Any],
         cost: Cost,
     ) -> Trial:
-        self.grid_points += 1
+        self.grid_points += "part" not in spec
         full = {"stage": stage, "version": VERSIONS[stage], "parents": list(parents), **spec}
         key = content_id(full)
         if key not in self.trials:

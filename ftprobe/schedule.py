@@ -11,8 +11,10 @@ import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from ftprobe.cost import DEFAULT_SPEED
 from ftprobe.planner import STAGES, Plan, Stage, Trial
 
+PACK_S = 60.0  # seconds of probing that go to a worker at once
 REBUILDS = 2  # how often one corrupt artifact is rebuilt before its dependents fail
 
 State = Literal["done", "failed", "skipped", "reused"]
@@ -31,7 +33,8 @@ class Result(NamedTuple):
     """What became of a pack.
 
     `store`: the store could not be written. `corrupt` names the (stage, artifact) pairs that a trial found damaged
-    when it read its inputs.
+    when it read its inputs. `failed` holds the errors of those of its trials that failed; empty, a pack that failed
+    did so as a whole.
     """
 
     state: Literal["done", "failed", "corrupt", "store"]
@@ -39,17 +42,67 @@ class Result(NamedTuple):
     corrupt: tuple[tuple[str, str], ...] = ()
     wall_s: float = 0.0
     metrics: Mapping[str, object] = {}
+    failed: Mapping[str, str] = {}
 
 
-def packs(trials: Sequence[Trial]) -> list[Pack]:
-    """Group missing trials into packs, in plan order."""
-    groups: dict[str, list[Trial]] = {}
+def packs(trials: Sequence[Trial], speed: Mapping[str, float] = DEFAULT_SPEED) -> list[Pack]:
+    """Group missing trials into packs, in plan order.
+
+    Activations of one group share a forward pass. Probes of one group read the same activations and go together until
+    they fill about a minute: a trial of Ray Tune costs tens of milliseconds, and tasks and layers of one artifact share
+    its pages in memory. How they are grouped changes no number.
+
+    Parameters
+    ----------
+    trials : sequence of Trial
+    speed : mapping of stage to float
+        Operations per second, by which a pack's time is guessed.
+    """
+    groups: dict[tuple[str, str], list[Trial]] = {}
     for trial in trials:
-        groups.setdefault(trial.group, []).append(trial)
-    return [
-        Pack(group[0].id, group[0].stage, tuple(group), frozenset(p for t in group for p in t.parents))
-        for group in groups.values()
-    ]
+        groups.setdefault((trial.stage, trial.group), []).append(trial)
+    made: list[Pack] = []
+    for group in groups.values():
+        made += map(_pack, _minutes(group, speed["probe"]) if group[0].stage == "probe" else [group])
+    return made
+
+
+def _pack(trials: Sequence[Trial]) -> Pack:
+    own = {trial.id for trial in trials}
+    parents = frozenset(p for trial in trials for p in trial.parents) - own
+    return Pack(trials[0].id, trials[0].stage, tuple(trials), parents)
+
+
+def _minutes(trials: Sequence[Trial], speed: float) -> list[list[Trial]]:
+    """Probe trials of one artifact in groups of about a minute; a trial's packs of cells stand before it.
+
+    A trial that takes longer than that with its packs has them in groups of their own, which can run side by side.
+    """
+    cells = {trial.id: trial for trial in trials if not trial.scored}
+    short: list[list[Trial]] = []
+    long: list[list[Trial]] = []
+    for trial in (trial for trial in trials if trial.scored):
+        parts = [cells.pop(p) for p in trial.parents if p in cells]
+        if parts and sum(t.cost.flops for t in (*parts, trial)) > PACK_S * speed:
+            long += [*_filled([[part] for part in parts], speed), [trial]]
+        else:
+            short.append([*parts, trial])
+    return [*_filled([*short, *([cell] for cell in cells.values())], speed), *long]
+
+
+def _filled(units: Sequence[list[Trial]], speed: float) -> list[list[Trial]]:
+    """Units of trials joined until they take a minute."""
+    groups: list[list[Trial]] = []
+    seconds = 0.0
+    for unit in units:
+        own = sum(trial.cost.flops for trial in unit) / speed
+        if groups and seconds + own <= PACK_S:
+            groups[-1].extend(unit)
+            seconds += own
+        else:
+            groups.append(list(unit))
+            seconds = own
+    return groups
 
 
 @dataclasses.dataclass
@@ -58,6 +111,8 @@ class Schedule:
 
     Attributes
     ----------
+    speed : mapping of stage to float
+        Operations per second that past trials reached.
     states : dict of str to State
         The trials that have come to an end.
     errors : dict of str to str
@@ -67,6 +122,7 @@ class Schedule:
     """
 
     plan: Plan
+    speed: Mapping[str, float] = dataclasses.field(default_factory=lambda: DEFAULT_SPEED)
     states: dict[str, State] = dataclasses.field(default_factory=dict)
     errors: dict[str, str] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
@@ -88,7 +144,7 @@ class Schedule:
         for trial in self.plan.trials.values():
             if trial.id not in self._needed and trial.id in self.plan.existing:
                 self.states[trial.id] = "reused"
-        for pack in packs(missing):
+        for pack in packs(missing, self.speed):
             self._add(pack)
 
     def _add(self, pack: Pack) -> None:
@@ -134,15 +190,14 @@ class Schedule:
         trials = self._packs[pack].trials
         if result.state == "corrupt" and not self.stopped and self._rebuild(pack, result.corrupt):
             return
-        state: State = "done" if result.state == "done" else "failed"
+        whole = {} if result.state == "done" else {trial.id: result.error for trial in trials}
+        failed = dict(result.failed) or whole
         for trial in trials:
-            self.states[trial.id] = state
-            if state == "failed":
-                self.errors[trial.id] = result.error
-        if state == "done":
-            self._release(t.id for t in trials)
-        else:
-            for trial in trials:
+            self.states[trial.id] = "failed" if trial.id in failed else "done"
+        self.errors.update(failed)
+        self._release(trial.id for trial in trials if trial.id not in failed)
+        for trial in trials:
+            if trial.id in failed:
                 self._skip(trial.id, trial.name)
 
     def _release(self, trials: Iterable[str]) -> None:

@@ -11,12 +11,11 @@ from typing import Any
 
 from rich.table import Table
 
-from ftprobe.cost import speeds
+from ftprobe.cost import MANIFESTS_READ, speeds
 from ftprobe.errors import InputError, nearest
 from ftprobe.planner import STAGES, Plan, Trial
+from ftprobe.schedule import packs
 from ftprobe.store import Store
-
-MANIFESTS_READ = 200  # the latest of each stage are enough for a median
 
 
 def plan_document(plan: Plan, store: Store) -> dict[str, Any]:
@@ -37,6 +36,7 @@ def plan_document(plan: Plan, store: Store) -> dict[str, Any]:
                 "to_run": t.id in missing,
                 "bytes": t.cost.bytes,
                 "flops": t.cost.flops,
+                "cells": t.cost.cells,
                 "device_s": seconds[t.id],
                 "spec": t.spec,
             }
@@ -51,9 +51,11 @@ def plan_table(plan: Plan, store: Store) -> Table:
     seconds = _seconds(plan, store)
     missing = {t.id for t in plan.missing()}
     table = Table(title=f"{plan.study.name}: {len(plan.trials)} trials of {plan.grid_points} grid points", box=None)
-    for name in ("stage", "trials", "in store", "to run", "disk", "device-hours"):
+    for name in ("stage", "trials", "in store", "to run", "packs", "cells", "disk", "device-hours"):
         table.add_column(name, justify="left" if name == "stage" else "right")
     rows = {stage: _totals(plan, stage, missing, seconds) for stage in STAGES}
+    counted = Counter(pack.stage for pack in packs(plan.missing(), _speed(store)))
+    rows = {stage: {**row, "packs": counted[stage]} for stage, row in rows.items()}
     for stage, row in rows.items():
         table.add_row(stage, *_cells(row))
     total = {key: sum(row[key] for row in rows.values()) for key in rows["probe"]}
@@ -149,8 +151,12 @@ def _counted(source: Any, store: Store) -> bool:
 
 def _seconds(plan: Plan, store: Store) -> dict[str, float]:
     """Expected seconds of each trial on one device, from the speed of past trials in this store."""
-    speed = speeds(store.manifests(STAGES, MANIFESTS_READ))
+    speed = _speed(store)
     return {t.id: t.cost.flops / speed[t.stage] for t in plan.trials.values()}
+
+
+def _speed(store: Store) -> dict[str, float]:
+    return speeds(store.manifests(STAGES, MANIFESTS_READ))
 
 
 def _totals(plan: Plan, stage: str, missing: set[str], seconds: Mapping[str, float]) -> dict[str, float]:
@@ -160,14 +166,15 @@ def _totals(plan: Plan, stage: str, missing: set[str], seconds: Mapping[str, flo
         "trials": len(trials),
         "existing": sum(t.id in plan.existing for t in trials),
         "to_run": len(todo),
+        "cells": sum(t.cost.cells for t in todo if t.scored),
         "bytes": sum(t.cost.bytes for t in todo),
         "device_hours": sum(seconds[t.id] for t in todo) / 3600,
     }
 
 
 def _cells(row: Mapping[str, float]) -> list[str]:
-    counts = [f"{row[key]:.0f}" for key in ("trials", "existing", "to_run")]
-    return [*counts, size(row["bytes"]), f"{row['device_hours']:.2f}"]
+    counts = [f"{row[key]:.0f}" for key in ("trials", "existing", "to_run", "packs")]
+    return [*counts, f"{row['cells']:,.0f}" if row["cells"] else "", size(row["bytes"]), f"{row['device_hours']:.2f}"]
 
 
 def size(n_bytes: float) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import itertools
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,6 +198,18 @@ def _number(value: object, digits: int) -> str:
     """
     text = f"{value:.{digits}f}"
     return text.lstrip("-") if not re.search("[1-9]", text) else text
+
+
+def agreed(texts: Sequence[str]) -> str | None:
+    """One text for many: the text itself where all agree, else each with how often it occurs; None for none.
+
+    >>> agreed(["(32, 64)", "(32, 64)"]), agreed(["b", "a", "b"]), agreed([])
+    ('(32, 64)', 'b (2), a (1)', None)
+    """
+    counts = sorted(Counter(texts).items(), key=lambda pair: (-pair[1], pair[0]))
+    if len(counts) < 2:
+        return counts[0][0] if counts else None
+    return ", ".join(f"{text} ({n})" for text, n in counts)
 
 
 def _captioned(caption: str, cells: pl.DataFrame) -> str:

@@ -12,6 +12,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -19,10 +20,11 @@ import numpy as np
 
 from ftprobe.activations import Pooling
 from ftprobe.corpora import load_corpus, load_labels
-from ftprobe.errors import CorruptArtifact, InputError, StoreError
+from ftprobe.errors import CorruptArtifact, StoreError
 from ftprobe.hashing import derive_seed
 from ftprobe.manifest import describe
 from ftprobe.measurement import Measurement, Outcome
+from ftprobe.probe_inputs import probe_data
 from ftprobe.probes import PROBES, ProbeData
 from ftprobe.rows import write_part, write_predictions
 from ftprobe.store import Store
@@ -31,24 +33,58 @@ from ftprobe.tasks.types import TaskData
 
 Report = Callable[[dict[str, object]], None]
 Payload = Mapping[str, Any]  # Trial.payload()
+Inputs = dict[tuple[str, str], ProbeData]
 
 
 def run_pack(payloads: Sequence[Payload], store: Store, *, device: str, threads: int, report: Report) -> dict[str, Any]:
     """Run the trials of one pack and publish what they made.
 
+    Trials that share a forward pass run as one; probes run one after another, and one that fails fails alone.
+
     Returns
     -------
     dict
-        `state` (done, failed, corrupt), `error`, `corrupt` (stage, artifact pairs), `wall_s`, and the last metrics.
+        `state` (done, failed, corrupt, store), `error`, `corrupt` (stage, artifact pairs), `failed` (trial id to
+        error),
+        `wall_s`, and the last metrics.
     """
     started = time.time()
     todo = [p for p in payloads if not store.exists(p["stage"], p["id"])]
+    alone = bool(todo) and todo[0]["stage"] == "probe"
+    result: dict[str, Any] = {"state": "done", "error": "", "corrupt": [], "metrics": {}, "failed": {}}
+    inputs: Inputs = {}
+    for batch in [[p] for p in todo] if alone else [todo] * bool(todo):
+        ended = _attempt(batch, store, inputs, result["failed"], device=device, threads=threads, report=report)
+        result["metrics"] = ended["metrics"] or result["metrics"]
+        if ended["state"] in ("corrupt", "store"):
+            result.update(ended)
+            break
+        if ended["state"] == "failed":
+            result.update(state="failed", error=result["error"] or ended["error"])
+            result["failed"].update({p["id"]: ended["error"] for p in batch})
+    return {**result, "wall_s": time.time() - started}
+
+
+def _attempt(
+    batch: Sequence[Payload],
+    store: Store,
+    inputs: Inputs,
+    failed: Mapping[str, str],
+    *,
+    device: str,
+    threads: int,
+    report: Report,
+) -> dict[str, Any]:
+    """Run trials that stand or fall together, and keep their log."""
     result: dict[str, Any] = {"state": "done", "error": "", "corrupt": [], "metrics": {}}
     log = io.StringIO()
     with _logged(log), _threads(threads):
         try:
-            if todo:
-                result["metrics"] = _STAGES[todo[0]["stage"]](todo, store, device, threads, report)
+            _refuse_orphans(batch, failed)
+            if batch[0]["stage"] == "probe":
+                result["metrics"] = _probe(batch[0], store, inputs, device, threads, report)
+            else:
+                result["metrics"] = _STAGES[batch[0]["stage"]](batch, store, device, threads, report)
         except CorruptArtifact as error:
             result.update(state="corrupt", error=str(error), corrupt=[(error.stage, error.artifact)])
         except StoreError as error:
@@ -58,8 +94,14 @@ def run_pack(payloads: Sequence[Payload], store: Store, *, device: str, threads:
             traceback.print_exc(file=log)
     gc.collect()  # a Trainer is full of cycles, and the next trial of this process needs the memory
     with contextlib.suppress(StoreError):  # a full disk has no room for its own log either
-        _keep(store, payloads, result, log.getvalue())
-    return {**result, "wall_s": time.time() - started}
+        _keep(store, batch, result, log.getvalue())
+    return result
+
+
+def _refuse_orphans(batch: Sequence[Payload], failed: Mapping[str, str]) -> None:
+    """A trial of the same pack that failed leaves those that need it without their input."""
+    for parent in (p for payload in batch for p in payload["parents"] if p in failed):
+        raise RuntimeError(f"a pack of its cells failed: {failed[parent]}")
 
 
 def _keep(store: Store, payloads: Sequence[Payload], result: Mapping[str, Any], log: str) -> None:
@@ -142,74 +184,43 @@ def _activations(todo: Sequence[Payload], store: Store, device: str, threads: in
     return dict(outcomes[0].facts)
 
 
-def _probe(todo: Sequence[Payload], store: Store, device: str, threads: int, report: Report) -> dict[str, Any]:
-    from importlib import import_module
-
-    (payload,) = todo
+def _probe(payload: Payload, store: Store, inputs: Inputs, device: str, threads: int, report: Report) -> dict[str, Any]:
+    """One probe trial, or one pack of the cells of another."""
     spec = payload["spec"]
     probe = PROBES[spec["kind"]]
-    module, _, function = probe.runner.partition(":")
-    run = getattr(import_module(module), function)
-    data = probe_data(store, spec["parents"][0], spec["labels"], spec["layers"])
+    key = (spec["parents"][0], spec["labels"])
+    if key not in inputs:
+        inputs.clear()  # the labels of one task at a time
+        inputs[key] = probe_data(store, *key, ())
+    arguments: dict[str, Any] = {}
+    if "part" in spec:
+        arguments["part"] = spec["part"]
+    elif probe.parts is not None:
+        manifests = [store.manifest("probe", parent) for parent in spec["parents"][1:]]
+        arguments["parts"] = [manifest["cells"] for manifest in manifests]
+    run = _function(probe.part_runner if "part" in spec else probe.runner)
     with _publishing(payload, store, device, threads) as (_, done):
         outcome = run(
             probe.Options.model_validate(spec["options"]),
-            data,
+            inputs[key]._replace(layers=tuple(spec["layers"])),
             seed=derive_seed(spec["study_seed"], "probe", spec["seed"]),
             device=device,
             threads=threads,
             report=report,
+            **arguments,
         )
         done(outcome)
-    best = [m.value for m in outcome.measurements if m.metric == "accuracy" and m.value == m.value]
+    best = [m.value for m in outcome.measurements if m.metric.startswith("accuracy") and m.value == m.value]
     return {"metric": "accuracy", "value": max(best)} if best else {}
 
 
-def probe_data(store: Store, activations: str, labels: str, layers: Sequence[int]) -> ProbeData:
-    """Join activations with labels on (sentence, word), in item order.
-
-    Items of the sample whose label exists but whose activation was dropped are counted in `n_dropped`.
-
-    Raises
-    ------
-    InputError
-        No item has both an activation and a label.
-    """
-    from ftprobe.shards import items, open_layer
-
-    folder = store.fetch("activations", activations)
-    held, labelled = items(folder), load_labels(store, labels)
-    names = tuple(sorted(set(labelled.label_N)))
-    rank = {name: index for index, name in enumerate(names)}
-    y_of = {(s, w): rank[y] for s, w, y in zip(labelled.sentence_N, labelled.word_N, labelled.label_N, strict=True)}
-    keys = list(zip(held.sentence_N.tolist(), held.word_N.tolist(), strict=True))
-    rows = np.array([i for i, key in enumerate(keys) if key in y_of], dtype=np.int64)
-    if not len(rows):
-        raise InputError.one(
-            labelled.task, "no item has both an activation and a label", "check that every word keeps a sub-word"
-        )
-    spec = store.manifest("activations", activations)["spec"]
-    sampled = set(sample(load_corpus(store, spec["corpus"]), spec["sample"]))
-    wanted = sum(s in sampled for s in labelled.sentence_N)
-    whole = len(rows) == len(keys)
-
-    def layer(index: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-        h_ND = open_layer(folder, index)
-        return np.asarray(h_ND if whole else h_ND[rows], dtype=np.float32)
-
-    return ProbeData(
-        layer=layer,
-        layers=tuple(layers),
-        y_N=np.array([y_of[keys[i]] for i in rows], dtype=np.int32),
-        labels=names,
-        split_N=np.asarray(held.split_N)[rows],
-        sentence_N=held.sentence_N[rows],
-        word_N=held.word_N[rows],
-        n_dropped=wanted - len(rows),
-    )
+def _function(name: str) -> Callable[..., Outcome]:
+    module, _, function = name.partition(":")
+    found: Callable[..., Outcome] = getattr(import_module(module), function)
+    return found
 
 
-_STAGES = {"finetune": _finetune, "activations": _activations, "probe": _probe}
+_STAGES = {"finetune": _finetune, "activations": _activations}
 
 
 @contextlib.contextmanager
@@ -226,6 +237,8 @@ def _publishing(
         write_part(folder, _named(outcome.measurements, payload["spec"].get("model")), common)
         if outcome.predictions:
             write_predictions(folder, outcome.predictions)
+        if outcome.arrays:
+            np.savez_compressed(folder / "arrays.npz", allow_pickle=False, **outcome.arrays)
         facts = {**outcome.facts, "planned_flops": payload["flops"]}
         manifest = describe(
             trial={key: payload[key] for key in ("id", "name", "stage", "spec", "parents")},

@@ -9,15 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftprobe.cost import Cost
+from ftprobe.cost import DEFAULT_SPEED, Cost
 from ftprobe.planner import Plan, Trial
-from ftprobe.schedule import REBUILDS, Result, Schedule, packs
+from ftprobe.schedule import PACK_S, REBUILDS, Result, Schedule, packs
 
 DONE = Result("done")
 
 
-def trial(key: str, *parents: str, stage: str = "probe", group: str = "", flops: float = 1.0) -> Trial:
-    return Trial(key, cast(Any, stage), f"name-{key}", {}, parents, group or key, {}, {}, Cost(flops, 0.0, 0))
+MINUTE = PACK_S * DEFAULT_SPEED["probe"]
+
+
+def trial(
+    key: str, *parents: str, stage: str = "probe", group: str = "", minutes: float = 1.0, part: bool = False
+) -> Trial:
+    spec = {"part": {"first": key}} if part else {}
+    cost = Cost(minutes * MINUTE, 0.0, 0)
+    return Trial(key, cast(Any, stage), f"name-{key}", spec, parents, group or key, {}, {}, cost)
 
 
 def plan(*trials: Trial, existing: frozenset[str] = frozenset()) -> Plan:
@@ -35,7 +42,7 @@ def drive(schedule: Schedule, outcomes: Mapping[str, Result] | None = None) -> l
 
 def chain() -> list[Trial]:
     return [
-        trial("f", stage="finetune", flops=10),
+        trial("f", stage="finetune", minutes=10),
         trial("a", "f", stage="activations"),
         trial("p1", "a"),
         trial("p2", "a"),
@@ -137,6 +144,59 @@ def test_stop_skips_what_has_not_started() -> None:
     assert schedule.finished
     assert schedule.states["f"] == "failed"
     assert all(schedule.states[key] == "skipped" for key in ("a", "p1", "p2", "base", "p0"))
+
+
+def ids(made) -> list[list[str]]:
+    return [[t.id for t in pack.trials] for pack in made]
+
+
+def test_short_probes_of_one_artifact_share_a_worker_for_about_a_minute() -> None:
+    short = [trial(f"p{i}", "a", group="a", minutes=0.3) for i in range(7)]
+    other = trial("q", "b", group="b", minutes=0.3)
+    long = trial("l", "a", group="a", minutes=5)
+    made = packs([*short[:4], other, long, *short[4:]])
+    assert ids(made) == [["p0", "p1", "p2"], ["p3"], ["l"], ["p4", "p5", "p6"], ["q"]]
+    assert {pack.parents for pack in made} == {frozenset("a"), frozenset("b")}
+
+
+def test_what_past_trials_reached_decides_how_many_fit_a_minute() -> None:
+    short = [trial(f"p{i}", "a", group="a", minutes=0.3) for i in range(4)]
+    assert ids(packs(short, {"probe": DEFAULT_SPEED["probe"] * 10})) == [["p0", "p1", "p2", "p3"]]
+    assert ids(packs(short, {"probe": DEFAULT_SPEED["probe"] / 10})) == [["p0"], ["p1"], ["p2"], ["p3"]]
+
+
+def grid(minutes: float) -> list[Trial]:
+    cells = [trial(f"c{i}", "a", group="a", minutes=minutes, part=True) for i in range(4)]
+    return [*cells, trial("whole", "a", *(cell.id for cell in cells), group="a", minutes=0.1)]
+
+
+def test_a_small_grid_runs_as_one_with_its_packs_of_cells_first() -> None:
+    (only,) = packs([trial("p", "a", group="a", minutes=0.1), *grid(0.1)])
+    assert [t.id for t in only.trials] == ["p", "c0", "c1", "c2", "c3", "whole"]
+    assert only.parents == {"a"}
+
+
+def test_a_large_grid_runs_its_packs_side_by_side_and_then_its_score() -> None:
+    made = packs(grid(0.5))
+    assert ids(made) == [["c0", "c1"], ["c2", "c3"], ["whole"]]
+    assert made[-1].parents == {"a", "c0", "c1", "c2", "c3"}
+    assert drive(Schedule(plan(trial("a", stage="activations"), *grid(0.5)))) == ["a", "c0", "c2", "whole"]
+
+
+def test_packs_of_cells_that_exist_are_not_fitted_again() -> None:
+    existing = frozenset({"a", "c0", "c2"})
+    schedule = Schedule(plan(trial("a", stage="activations"), *grid(2.0), existing=existing))
+    assert drive(schedule) == ["c1", "c3", "whole"]
+    done = Schedule(plan(trial("a", stage="activations"), *grid(2.0), existing=frozenset({"whole"})))
+    assert done.total == 0
+
+
+def test_a_probe_that_fails_leaves_the_others_of_its_pack() -> None:
+    trials = [trial("a", stage="activations"), *(trial(f"p{i}", "a", group="a", minutes=0.1) for i in range(3))]
+    schedule = Schedule(plan(*trials))
+    drive(schedule, {"p0": Result("failed", "ValueError: no", failed={"p1": "ValueError: no"})})
+    assert schedule.states == {"a": "done", "p0": "done", "p1": "failed", "p2": "done"}
+    assert schedule.errors == {"p1": "ValueError: no"}
 
 
 @given(st.data())

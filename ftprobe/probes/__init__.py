@@ -9,11 +9,50 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import entry_points
 
-from ftprobe.probes.linear import LinearOptions
+from ftprobe.probes import elastic_net, linear, mlp, neurons
 from ftprobe.probes.probe import Probe as Probe
 from ftprobe.probes.probe import ProbeData as ProbeData
+from ftprobe.probes.probe import Size as Size
+from ftprobe.probes.probe import Work as Work
+from ftprobe.tasks.types import Level
 
-BUILT_IN = (Probe("linear", LinearOptions, 1, "ftprobe.probes.linear_run:run", ("sentence", "pair", "word")),)
+ITEMS: tuple[Level, ...] = ("sentence", "pair", "word", "word_pair")
+BUILT_IN = (
+    Probe("linear", linear.LinearOptions, 1, "ftprobe.probes.linear_run:run", ITEMS, work=linear.work),
+    Probe(
+        "elastic_net",
+        elastic_net.ElasticNetOptions,
+        1,
+        "ftprobe.probes.elastic_net_run:run",
+        ITEMS,
+        seeded=True,
+        by_layer=True,
+        work=elastic_net.work,
+    ),
+    Probe(
+        "mlp",
+        mlp.MlpOptions,
+        1,
+        "ftprobe.probes.mlp_run:run",
+        ITEMS,
+        seeded=True,
+        by_layer=True,
+        parts=mlp.parts,
+        part_runner="ftprobe.probes.mlp_run:run_part",
+        work=mlp.work,
+    ),
+    Probe(
+        "neurons",
+        neurons.NeuronOptions,
+        1,
+        "ftprobe.probes.neurons_run:run",
+        ("sentence", "pair", "word"),
+        seeded=True,
+        parts=neurons.parts,
+        part_runner="ftprobe.probes.neurons_run:run_part",
+        work=neurons.work,
+    ),
+)
 
 
 class _Probes(Mapping[str, Probe]):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from ftprobe.probes.control_options import ControlOptions
+from ftprobe.probes.probe import Size, Work
 
 
-class LinearOptions(BaseModel):
+class LinearOptions(ControlOptions):
     """Multinomial logistic regression of each layer, fitted to convergence."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    control_seeds: Annotated[int, Field(ge=0)] = 0
 
     penalty: Literal["l2"] = "l2"
     """(a/2) ||W||_F^2 beside the mean cross-entropy; the bias is free."""
@@ -35,3 +38,12 @@ class LinearOptions(BaseModel):
         if len(set(strength)) < len(strength):
             raise ValueError("values repeat; name each strength once")
         return strength
+
+
+def work(options: LinearOptions, size: Size, *, part: object = None) -> Work:
+    """About 60 evaluations of 4 N D K operations for each strength, and twice that for a control task."""
+    once = 4.0 * size.n_train * size.dim * max(2, size.n_labels) * 60 * size.n_layers
+    return Work(
+        (len(options.strength) + options.control_seeds) * size.n_layers,
+        once * (len(options.strength) + 2 * options.control_seeds),
+    )
