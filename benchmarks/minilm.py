@@ -34,7 +34,10 @@ class Data(NamedTuple):
         return int(self.y_N.max()) + 1
 
     def standardised(self) -> Data:
-        mean, sd = self.X_LND[:, : self.n_train].mean(1, keepdims=True), self.X_LND[:, : self.n_train].std(1, keepdims=True)
+        mean, sd = (
+            self.X_LND[:, : self.n_train].mean(1, keepdims=True),
+            self.X_LND[:, : self.n_train].std(1, keepdims=True),
+        )
         sd = np.where((sd < 1e-3 * np.abs(mean)) | (sd == 0), 1, sd)
         return self._replace(X_LND=((self.X_LND - mean) / sd).astype(np.float32))
 

@@ -70,7 +70,10 @@ def adam(options: argparse.Namespace, data: Data) -> None:
     n, K = data.n_train, data.n_classes
     X_ND, y_N = data.X_LND[LAYER], data.y_N
     print(f"\nelastic-net Adam grid, {data.name}: {len(PAIRS)} cells, N = {n}, D = {X_ND.shape[1]}, K = {K}")
-    train, test = Matrix(torch.from_numpy(X_ND[:n]).to(options.device)), Matrix(torch.from_numpy(X_ND[n:]).to(options.device))
+    train, test = (
+        Matrix(torch.from_numpy(X_ND[:n]).to(options.device)),
+        Matrix(torch.from_numpy(X_ND[n:]).to(options.device)),
+    )
     y_1N = torch.from_numpy(y_N[:n])[None].to(options.device)
     y_test_N = torch.from_numpy(y_N[n:]).to(options.device)
     torch.manual_seed(0)
@@ -207,9 +210,13 @@ def mlp(options: argparse.Namespace, data: Data) -> None:
     train, y_1N = torch.from_numpy(X_ND[:n]).to(options.device), torch.from_numpy(y_N[:n])[None].to(options.device)
     cells = [MlpCell(alpha, seed) for alpha in ALPHAS for seed in range(SEEDS)]
     total = {"ours": 0.0, "theirs": 0.0}
-    print(f"  {'hidden':>10} {'ours, CPU s a cell':>20} {'peer':>8} {'ratio':>7} {'of GEMM':>8} {'accuracy (theirs)':>20}")
+    print(
+        f"  {'hidden':>10} {'ours, CPU s a cell':>20} {'peer':>8} {'ratio':>7} {'of GEMM':>8} {'accuracy (theirs)':>20}"
+    )
     for hidden in SIZES:
-        mine = timed(lambda h=hidden: fit_mlps(train, y_1N, K, h, cells, order_seed=0, max_epochs=epochs, tolerance=-np.inf))
+        mine = timed(
+            lambda h=hidden: fit_mlps(train, y_1N, K, h, cells, order_seed=0, max_epochs=epochs, tolerance=-np.inf)
+        )
         said_GN = predict_mlps(mine.value, torch.from_numpy(X_ND[n:]).to(options.device)).class_GN.cpu().numpy()
         peers = timed(lambda h=hidden: [sklearn_mlp(X_ND[:n], y_N[:n], h, alpha, epochs) for alpha in (1e-5, 1e-2)])
         own, peer = mine.cpu_s / len(cells), peers.cpu_s / 2
@@ -269,7 +276,9 @@ print(f"  top 5 % {{rows['top_accuracy']:.3f}}, bottom 5 % {{rows['bottom_accura
 def memory(options: argparse.Namespace, data: Data) -> None:
     """A process of its own: 13 layers of 768 float16 dimensions on disk, 17 classes, the whole grid and all sets."""
     print(f"\nneuron study, 9,984 dimensions, {options.items:,} words", flush=True)
-    subprocess.run([sys.executable, "-c", NEURON_STUDY.format(threads=options.threads, items=options.items)], check=True)
+    subprocess.run(
+        [sys.executable, "-c", NEURON_STUDY.format(threads=options.threads, items=options.items)], check=True
+    )
 
 
 def grid(options: argparse.Namespace, data: Data) -> None:

@@ -45,7 +45,11 @@ def extracted(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> tuple[St
             "models": {"minilm": {"checkpoint": minilm}},
             "data": {"small": str(treebank(folder / "small"))},
             "probe": [
-                {"task": ["upos@small", "dep@small"], "pooling": "mean", "probe": {"kind": "linear", "control_seeds": 2}}
+                {
+                    "task": ["upos@small", "dep@small"],
+                    "pooling": "mean",
+                    "probe": {"kind": "linear", "control_seeds": 2},
+                }
             ],
         }
     )

@@ -35,7 +35,14 @@ def study_file(folder: Path, minilm: str) -> Path:
         "name": "packs",
         "models": {"minilm": {"checkpoint": minilm}},
         "probe": [
-            {"task": "upos@grammar", "layers": [5, 6], "train_items": 200, "dev_items": 40, "test_items": 40, "probe": probes}
+            {
+                "task": "upos@grammar",
+                "layers": [5, 6],
+                "train_items": 200,
+                "dev_items": 40,
+                "test_items": 40,
+                "probe": probes,
+            }
         ],
     }
     folder.mkdir(parents=True, exist_ok=True)

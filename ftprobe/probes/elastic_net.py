@@ -1,4 +1,4 @@
-"""The elastic-net probe: what can be asked of it (METHODS 3.2). Light: the fits are `ftprobe.probes.elastic_net_run`."""
+"""The elastic-net probe: what can be asked of it (METHODS 3.2). Light: `elastic_net_run` holds the fits."""
 
 from __future__ import annotations
 

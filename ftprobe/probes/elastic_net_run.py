@@ -1,4 +1,4 @@
-"""Fits the elastic-net probe of each layer: the grid, the choice on dev, the score on test, control tasks (METHODS 3.2).
+"""Fits the elastic-net probe of each layer: grid, choice on dev, score on test, control tasks (METHODS 3.2).
 
 Axes: C cells, K classes, D features, N items, S control tasks.
 """
@@ -16,6 +16,7 @@ from ftprobe.probes.selectivity import Controls, draw_controls, refused, selecti
 from ftprobe.probes.setting import (
     Features,
     Setting,
+    facts,
     layer_features,
     majority,
     make_setting,
@@ -69,9 +70,8 @@ def run(
         An activation is not finite, or a part has no item.
     """
     setting = make_setting(data, seed=seed, device=device)
-    facts: dict[str, object] = {"held_out_dev": setting.parts.held_out}
-    if setting.n_classes < 2:
-        return Outcome(tuple(undefined(setting, data.layers, METRICS)), facts=facts)
+    if (nothing := undefined(setting, data.layers, METRICS)) is not None:
+        return nothing
     controls = draw_controls(options, setting, seed=seed)
     rows: list[Measurement] = []
     predictions: list[Predictions] = []
@@ -82,7 +82,7 @@ def run(
         rows += _control_rows(options, setting, features, scored, controls, seed=seed)
         predictions.append(scored.predictions)
         report({"layers_done": done})
-    return Outcome(tuple(rows), tuple(predictions), facts)
+    return Outcome(tuple(rows), tuple(predictions), facts(setting))
 
 
 class _Scored(NamedTuple):

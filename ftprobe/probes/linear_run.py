@@ -19,6 +19,7 @@ from ftprobe.probes.selectivity import Controls, draw_controls, refused, selecti
 from ftprobe.probes.setting import (
     Features,
     Setting,
+    facts,
     layer_features,
     majority,
     make_setting,
@@ -66,9 +67,8 @@ def run(options: LinearOptions, data: ProbeData, *, seed: int, device: str, thre
         An activation is not finite, or a part has no item.
     """
     setting = make_setting(data, seed=seed, device=device)
-    facts: dict[str, object] = {"held_out_dev": setting.parts.held_out}
-    if setting.n_classes < 2:
-        return Outcome(tuple(undefined(setting, data.layers, METRICS)), facts=facts)
+    if (nothing := undefined(setting, data.layers, METRICS)) is not None:
+        return nothing
     controls = draw_controls(options, setting, seed=seed)
     rows: list[Measurement] = []
     predictions: list[Predictions] = []
@@ -80,7 +80,7 @@ def run(options: LinearOptions, data: ProbeData, *, seed: int, device: str, thre
             rows += _control_rows(options, setting, scored, controls)
             predictions.append(scored.predictions)
         report({"layers_done": start + len(layers)})
-    return Outcome(tuple(rows), tuple(predictions), {**facts, "layers_at_once": at_once})
+    return Outcome(tuple(rows), tuple(predictions), {**facts(setting), "layers_at_once": at_once})
 
 
 def _layers_at_once(options: LinearOptions, setting: Setting) -> int:

@@ -22,6 +22,7 @@ from ftprobe.probes.scores import macro_f1
 from ftprobe.probes.selectivity import draw_controls, refused, selectivity
 from ftprobe.probes.setting import (
     Setting,
+    facts,
     layer_features,
     majority,
     make_setting,
@@ -104,9 +105,8 @@ def run(
     """
     setting = make_setting(data, seed=seed, device=device)
     (layer,) = data.layers
-    facts: dict[str, object] = {"held_out_dev": setting.parts.held_out}
-    if setting.n_classes < 2:
-        return Outcome(tuple(undefined(setting, [layer], METRICS)), facts=facts)
+    if (nothing := undefined(setting, [layer], METRICS)) is not None:
+        return nothing
     features = layer_features(setting, layer, scale=options.scale, centre=False)
     cells = [cell for part in parts for cell in part]
     best, rows = best_cell(cells) if cells else None, []
@@ -126,7 +126,7 @@ def run(
     assert best is not None
     train, at_N = _refit_items(options, setting, features.train, features.dev)
     scored, predictions = _score(options, setting, _Again(layer, best, cells, train, at_N, features.test), seed=seed)
-    return Outcome((*rows, *scored), predictions, facts)
+    return Outcome((*rows, *scored), predictions, facts(setting))
 
 
 class _Again(NamedTuple):

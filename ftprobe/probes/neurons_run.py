@@ -23,6 +23,7 @@ from ftprobe.probes.selectivity import Controls, draw_controls, refused, selecti
 from ftprobe.probes.setting import (
     Setting,
     check_finite,
+    facts,
     majority,
     make_setting,
     moments,
@@ -68,14 +69,14 @@ def _first(rows: Rows, n: int) -> Rows:
     return Matrix(rows.X_ND[:, :n]) if isinstance(rows, Matrix) else Columns(rows, torch.arange(n))
 
 
-def _growing(features: _Features, order_D: Tensor) -> Iterator[tuple[int, _Features]]:
-    """The first 1, 2, ... 100 per cent of the ranking: how many neurons, and their features."""
+def _growing(features: _Features, order_D: Tensor) -> Iterator[_Features]:
+    """Features of the first 1, 2, ... 100 per cent of the ranking."""
     done = 0
     for cap in CAPS:
         ordered = features.only(order_D[: n_neurons(len(order_D), cap)])
         for percent in range(done + 1, cap + 1):
             n = n_neurons(len(order_D), percent)
-            yield n, _Features(*(_first(part, n) for part in ordered))
+            yield _Features(*(_first(part, n) for part in ordered))
         done = cap
 
 
@@ -158,9 +159,8 @@ def run(
         An activation is not finite, or a part has no item.
     """
     setting = make_setting(data, seed=seed, device=device)
-    facts: dict[str, object] = {"held_out_dev": setting.parts.held_out}
-    if setting.n_classes < 2:
-        return Outcome(tuple(undefined(setting, [None], METRICS)), facts=facts)
+    if (nothing := undefined(setting, [None], METRICS)) is not None:
+        return nothing
     cells = [cell for part in parts for cell in part]
     pair, found = _chosen(options, setting, cells)
     y = tuple(setting.classes(part) for part in (setting.parts.train, setting.parts.dev, setting.parts.test))
@@ -177,7 +177,7 @@ def run(
     rows += refused(options, setting, None, "_all")
     rows.append(row(setting, None, "majority", majority(setting)))
     arrays = {"ranking_D": sets.order_D.cpu().numpy(), "probeless_D": order_D.cpu().numpy()}
-    return Outcome(tuple(rows), (sets.predictions,), facts, arrays)
+    return Outcome(tuple(rows), (sets.predictions,), facts(setting), arrays)
 
 
 def _chosen(
@@ -286,13 +286,13 @@ def _minimal(study: _Study, features: _Features, order_D: Tensor, oracle: float,
     """The first set, growing by one per cent, whose dev accuracy is within delta of the oracle's."""
     options, setting, dim = study.options, study.setting, len(order_D)
     curve: list[float] = []
-    for n, some in _growing(features, order_D):
+    for some in _growing(features, order_D):
         cells = [(study.retrained, 0)]
         weights = fit(options, setting, some.train, study.y[0][None], cells, seed=study.seed).weights
         curve.append(float(accuracies(weights, some.dev, study.y[1])[0]))
         if curve[-1] >= oracle - options.delta:
             break
-    reached = curve[-1] >= oracle - options.delta
+    n, reached = some.train.shape[1], curve[-1] >= oracle - options.delta
     value = float(accuracies(weights, some.test, study.y[2])[0])
     detail = {"n": n, "oracle_dev": oracle, "delta": options.delta, "dev_curve": curve, "reached": reached}
     yield row(setting, None, f"minimal_n{suffix}", float(n), "dev", "count", detail=detail)

@@ -57,8 +57,8 @@ class Probe:
     """A probe family.
 
     A trial fits every layer that a study asks for, or with `by_layer` one of them. What is too long for one trial is
-    split: `parts` names its packs of cells, each a trial whose `part_runner` hands back `facts["cells"]`, a list of JSON
-    objects; the runner then finds these lists in `parts`.
+    split: `parts` names its packs of cells, each a trial whose `part_runner` hands back `facts["cells"]`, a list of
+    JSON objects; the runner then finds these lists in `parts`.
 
     Attributes
     ----------

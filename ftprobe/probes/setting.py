@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ftprobe.errors import InputError
-from ftprobe.measurement import Measurement, Predictions, Status
+from ftprobe.measurement import Measurement, Outcome, Predictions, Status
 from ftprobe.probes.probe import ProbeData
 from ftprobe.probes.splits import Parts, split
 
@@ -170,13 +170,24 @@ def majority(setting: Setting) -> float:
     return float(np.mean(setting.data.y_N[setting.parts.test] == most))
 
 
-def undefined(
-    setting: Setting, layers: Sequence[int | None], metrics: Mapping[str, tuple[str, str]]
-) -> Iterator[Measurement]:
-    """The rows of a task whose train items all have one label: nothing can be fitted.
+def undefined(setting: Setting, layers: Sequence[int | None], metrics: Mapping[str, tuple[str, str]]) -> Outcome | None:
+    """The outcome of a task whose train items all have one label, where nothing can be fitted; else None.
 
     `metrics` gives the part and the unit of each metric.
     """
+    if setting.n_classes > 1:
+        return None
+    return Outcome(tuple(_undefined_rows(setting, layers, metrics)), facts=facts(setting))
+
+
+def facts(setting: Setting) -> dict[str, object]:
+    """What the manifest says of every probe."""
+    return {"held_out_dev": setting.parts.held_out}
+
+
+def _undefined_rows(
+    setting: Setting, layers: Sequence[int | None], metrics: Mapping[str, tuple[str, str]]
+) -> Iterator[Measurement]:
     only = setting.data.labels[int(setting.fitted_K[0])]
     detail = {
         **shape(setting),

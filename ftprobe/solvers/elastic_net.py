@@ -51,6 +51,9 @@ class Recipe(NamedTuple):
     shuffle: bool = True
 
 
+DURRANI = Recipe()
+
+
 class Weights(NamedTuple):
     """Fitted weights (C, K, D) and biases (C, K), float32."""
 
@@ -75,7 +78,7 @@ def fit_adam(
     y_SN: Tensor,
     n_classes: int,
     cells: Sequence[Cell],
-    recipe: Recipe = Recipe(),
+    recipe: Recipe = DURRANI,
     *,
     order_seed: int,
     start: Weights | None = None,

@@ -20,7 +20,15 @@ import torch
 from torch import Tensor
 
 from ftprobe.solvers.pack import Pack, Regime, State, block_cells
-from ftprobe.solvers.perceptron import Architecture, Forward, Layers, Values, scratch_length, whole_lines
+from ftprobe.solvers.perceptron import (
+    Architecture,
+    Forward,
+    Layers,
+    Values,
+    activation_numbers,
+    gradient_numbers,
+    whole_lines,
+)
 
 _BATCH_SIZE = 200
 _PREDICTED_ROWS = 1024
@@ -192,11 +200,11 @@ def predict_mlps(fits: MlpFits, X_ND: Tensor) -> MlpPredictions:
         theta = Values.zeros(sizes, len(W1_GHD[cells]), W1_GHD)
         for target, tensor in zip(sizes.layers(*theta), layers, strict=True):
             target[..., : tensor.shape[-1]] = tensor[cells]
-        scratch = W1_GHD.new_empty(scratch_length(sizes, len(theta.rest_GQ), _PREDICTED_ROWS))
+        scratch = W1_GHD.new_empty(activation_numbers(sizes, len(theta.rest_GQ), _PREDICTED_ROWS))
         for start in range(0, len(X_ND), _PREDICTED_ROWS):
             items = slice(start, start + _PREDICTED_ROWS)
             x_nD = _padded(X_ND[items].to(W1_GHD.dtype))
-            p_GKn = torch.softmax(Forward(sizes, theta, len(x_nD), scratch)(x_nD), 1)
+            p_GKn = Forward(sizes, theta, len(x_nD), scratch)(x_nD)
             torch.max(p_GKn, 1, out=(probability_GN[cells, items], class_GN[cells, items]))
     return MlpPredictions(class_GN, probability_GN)
 
@@ -216,7 +224,7 @@ def mlp_bytes(n_items: int, dim: int, n_classes: int, hidden: tuple[int, int], n
     items = n_items * (2 * 4 * sizes.dim + 2 * 8)  # the features in float32 and in the order of the epoch; labels
     parameters = sizes.first * sizes.dim + sizes.width
     block = min(n_cells, best_cells(hidden, dim, n_classes))
-    work = scratch_length(sizes, block, min(_BATCH_SIZE, n_items)) + block * (parameters + n_items)
+    work = gradient_numbers(sizes, block, min(_BATCH_SIZE, n_items)) + block * (parameters + n_items)
     return items + 4 * (n_cells * (4 * parameters + sizes.width) + work)
 
 

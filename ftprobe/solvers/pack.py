@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ftprobe.solvers.perceptron import Architecture, Backward, SquaredNorm, Values, scratch_length
+from ftprobe.solvers.perceptron import Architecture, Backward, SquaredNorm, Values, gradient_numbers
 
 _DECAYS = (0.9, 0.999)
 _EPSILON = 1e-8
@@ -93,7 +93,7 @@ class Pack:
         if not n_blocks:
             return
         most = -(-active // n_blocks)
-        numbers = scratch_length(self.sizes, most, self.regime.batch_size) + most * self.regime.n_items
+        numbers = gradient_numbers(self.sizes, most, self.regime.batch_size) + most * self.regime.n_items
         scratch = self.state.theta.rest_GQ.new_empty(numbers)
         edges = [active * place // n_blocks for place in range(n_blocks + 1)]
         for start, stop in itertools.pairwise(edges):

@@ -14,6 +14,7 @@ Q the other parameters of a cell (whole cache lines), R = G H stacked rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,17 +96,23 @@ class Forward:
         layers, n_cells = sizes.layers(*values), len(values.first_GP)
         self.W1_RD = layers.W1_GHD.flatten(0, 1)
         self.b1_GH1, self.b2_GJ1, self.b3_GK1 = (b[:, :, None] for b in layers[1::2])
-        self.a1_GHn, self.a2_GJn, self.z3_GKn = _carved(scratch, sizes, n_cells, n_items)
+        self.a1_GHn, self.a2_GJn, self.p_GKn = _carved(scratch, sizes[1:], n_cells, n_items)
         self.to_a2 = Product(layers.W2_GJH, self.a1_GHn, self.a2_GJn)
-        self.to_z3 = Product(layers.W3_GKJ, self.a2_GJn, self.z3_GKn)
+        self.to_p = Product(layers.W3_GKJ, self.a2_GJn, self.p_GKn)
+        # torch's exp is slower on a CPU, and its softmax treats an item by its place among the threads
+        self.exp: Any = np.exp if _on_cpu(scratch) else torch.exp
+        self.p_array = _array(self.p_GKn)
 
     def __call__(self, x_nD: Tensor) -> Tensor:
-        """Scores (G, K, n), in a buffer."""
+        """Probabilities (G, K, n), in a buffer."""
         torch.add(_wide(self.W1_RD, x_nD).view_as(self.a1_GHn), self.b1_GH1, out=self.a1_GHn).relu_()
         self.to_a2()
         self.a2_GJn.add_(self.b2_GJ1).relu_()
-        self.to_z3()
-        return self.z3_GKn.add_(self.b3_GK1)
+        self.to_p()
+        self.p_GKn.add_(self.b3_GK1)
+        self.p_GKn.sub_(self.p_GKn.amax(1, keepdim=True))
+        self.exp(self.p_array, out=self.p_array)
+        return self.p_GKn.div_(self.p_GKn.sum(1, keepdim=True))
 
 
 class Backward:
@@ -114,22 +121,22 @@ class Backward:
     def __init__(self, sizes: Architecture, values: Values, gradient_GQ: Tensor, n_items: int, scratch: Tensor) -> None:
         layers, n_cells = sizes.layers(*values), len(gradient_GQ)
         _, self.gb1_GH, gW2_GJH, self.gb2_GJ, gW3_GKJ, self.gb3_GK = sizes.layers(values.first_GP, gradient_GQ)
-        half = scratch_length(sizes, n_cells, n_items) // 2
-        self.forward = Forward(sizes, values, n_items, scratch[:half])
-        self.d1_GHn, self.d2_GJn, self.d3_GKn = _carved(scratch[half:], sizes, n_cells, n_items)
-        self.to_gW3 = Product(self.d3_GKn, self.forward.a2_GJn.mT, gW3_GKJ)
-        self.to_d2 = Product(layers.W3_GKJ.mT, self.d3_GKn, self.d2_GJn)
+        used = activation_numbers(sizes, n_cells, n_items)
+        self.forward = Forward(sizes, values, n_items, scratch[:used])
+        self.d1_GHn, self.d2_GJn = _carved(scratch[used:], sizes[1:3], n_cells, n_items)
+        self.to_gW3 = Product(self.forward.p_GKn, self.forward.a2_GJn.mT, gW3_GKJ)
+        self.to_d2 = Product(layers.W3_GKJ.mT, self.forward.p_GKn, self.d2_GJn)
         self.to_gW2 = Product(self.d2_GJn, self.forward.a1_GHn.mT, gW2_GJH)
         self.to_d1 = Product(layers.W2_GJH.mT, self.d2_GJn, self.d1_GHn)
         self.minus_G1n = gradient_GQ.new_full((1, 1, 1), -1.0).expand(n_cells, 1, n_items)
 
     def __call__(self, x_nD: Tensor, y_G1n: Tensor, gold_G1n: Tensor) -> Tensor:
         """The gradient of W1 (G, P), new; the others go to the gradient buffer, p[y] to `gold_G1n`."""
-        torch.softmax(self.forward(x_nD), 1, out=self.d3_GKn)
-        torch.gather(self.d3_GKn, 1, y_G1n, out=gold_G1n)
-        self.d3_GKn.scatter_add_(1, y_G1n, self.minus_G1n).mul_(1 / len(x_nD))
+        d3_GKn = self.forward(x_nD)
+        torch.gather(d3_GKn, 1, y_G1n, out=gold_G1n)
+        d3_GKn.scatter_add_(1, y_G1n, self.minus_G1n).mul_(1 / len(x_nD))
         self.to_gW3()
-        torch.sum(self.d3_GKn, 2, out=self.gb3_GK)
+        torch.sum(d3_GKn, 2, out=self.gb3_GK)
         self.to_d2()
         _mask(self.d2_GJn, self.forward.a2_GJn)
         self.to_gW2()
@@ -188,15 +195,22 @@ def _array(tensor: Tensor) -> Any:
     return tensor.numpy() if _on_cpu(tensor) else tensor
 
 
-def scratch_length(sizes: Architecture, n_cells: int, n_items: int) -> int:
-    """Numbers of the memory that `Backward` borrows; `Forward` takes half."""
-    return 2 * sum(whole_lines(n_cells * units * n_items) for units in sizes[1:])
+def activation_numbers(sizes: Architecture, n_cells: int, n_items: int) -> int:
+    """Length of the memory that `Forward` borrows."""
+    return sum(whole_lines(n_cells * units * n_items) for units in sizes[1:])
 
 
-def _carved(scratch: Tensor, sizes: Architecture, n_cells: int, n_items: int) -> list[Tensor]:
-    """Buffers (G, H, n), (G, J, n), (G, K, n), each from a cache line on."""
+def gradient_numbers(sizes: Architecture, n_cells: int, n_items: int) -> int:
+    """Length of the memory that `Backward` borrows, activations included."""
+    return activation_numbers(sizes, n_cells, n_items) + activation_numbers(
+        sizes._replace(n_classes=0), n_cells, n_items
+    )
+
+
+def _carved(scratch: Tensor, units_of: Sequence[int], n_cells: int, n_items: int) -> list[Tensor]:
+    """A buffer (G, units, n) for every number of units, each from a cache line on."""
     views, start = [], 0
-    for units in sizes[1:]:
+    for units in units_of:
         length = n_cells * units * n_items
         views.append(scratch[start : start + length].view(n_cells, units, n_items))
         start += whole_lines(length)

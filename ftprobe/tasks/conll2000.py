@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from sys import intern
 from typing import NamedTuple
 
 from ftprobe.errors import Problem
-from ftprobe.tasks.lines import fingerprint, local_files, refuse, text_lines
+from ftprobe.tasks.lines import local_files, refuse, text_lines
 from ftprobe.tasks.task import Found, Request, Task
 from ftprobe.tasks.types import Sentence, Split, TaskData
-from ftprobe.tasks.words import Labelled, assemble
+from ftprobe.tasks.words import Labelled, assemble, found_files
 
 VERSION = 1
 HOME = "https://www.clips.uantwerpen.be/conll2000/chunking/"
@@ -39,13 +38,7 @@ def find(request: Request) -> Found:
     if folder is None:
         raise request.absent(request.corpus, hint=f"its files train.txt and test.txt are at {HOME}")
     files = local_files(folder, FILES)
-    spec: dict[str, object] = {
-        "stage": "corpus",
-        "version": VERSION,
-        "family": "conll2000",
-        "fingerprint": fingerprint(files),
-    }
-    return Found(request.corpus, spec, None, partial(read, request.task, files, request.corpus))
+    return found_files(request, files, read, family="conll2000", version=VERSION)
 
 
 def read(task: str, files: tuple[tuple[Split, Path], ...], corpus: str) -> TaskData:

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from sys import intern
 from typing import NamedTuple
 
 from ftprobe.errors import InputError, Problem
-from ftprobe.tasks.lines import fingerprint, local_files, refuse, text_lines
+from ftprobe.tasks.lines import local_files, refuse, text_lines
 from ftprobe.tasks.task import Found, Request, Task
 from ftprobe.tasks.types import Sentence, Split, TaskData
-from ftprobe.tasks.words import Labelled, assemble
+from ftprobe.tasks.words import Labelled, assemble, found_files
 
 VERSION = 1
 HOME = "https://github.com/RikVN/DRS_parsing (parsing/layer_data/4.0.0/en/gold)"
@@ -44,13 +43,7 @@ def find(request: Request) -> Found:
     if folder is None:
         raise request.absent(request.corpus, hint=f"its files train.conll, dev.conll and test.conll are at {HOME}")
     files = local_files(folder, FILES)
-    spec: dict[str, object] = {
-        "stage": "corpus",
-        "version": VERSION,
-        "family": "pmb",
-        "fingerprint": fingerprint(files),
-    }
-    return Found(request.corpus, spec, None, partial(read, request.task, files, request.corpus))
+    return found_files(request, files, read, family="pmb", version=VERSION)
 
 
 def read(task: str, files: tuple[tuple[Split, Path], ...], corpus: str) -> TaskData:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
-from ftprobe.tasks.lines import fingerprint, local_files
+from ftprobe.tasks.lines import local_files
 from ftprobe.tasks.task import Found, Request, Task
 from ftprobe.tasks.treebank import COLUMNS, Layout, Word, read_trees, sentence
 from ftprobe.tasks.types import Split, TaskData
-from ftprobe.tasks.words import Labelled, assemble
+from ftprobe.tasks.words import Labelled, assemble, found_files
 
 VERSION = 1
 HOME = "https://github.com/nert-nlp/streusle"
@@ -37,13 +36,7 @@ def find(request: Request) -> Found:
         raise request.absent(request.corpus, hint=f"its files train/{FILES[0][1]} ... are at {HOME}")
     names = [(split, f"{split}/{name}" if (folder / split / name).is_file() else name) for split, name in FILES]
     files = local_files(folder, names)
-    spec: dict[str, object] = {
-        "stage": "corpus",
-        "version": VERSION,
-        "family": "streusle",
-        "fingerprint": fingerprint(files),
-    }
-    return Found(request.corpus, spec, None, partial(read, request.task, files, request.corpus))
+    return found_files(request, files, read, family="streusle", version=VERSION)
 
 
 def read(task: str, files: tuple[tuple[Split, Path], ...], corpus: str) -> TaskData:

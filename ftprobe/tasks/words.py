@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
-from ftprobe.tasks.types import Corpus, LabelSet, Sentence, TaskData
+from ftprobe.tasks.lines import fingerprint
+from ftprobe.tasks.task import Found, Request
+from ftprobe.tasks.types import Corpus, LabelSet, Sentence, Split, TaskData
+
+Files = tuple[tuple[Split, Path], ...]
 
 
 class Labelled(NamedTuple):
@@ -32,3 +38,16 @@ def assemble(task: str, corpus: str, labelled: Iterable[Labelled]) -> TaskData:
         sentences.append(sentence)
     label_set = LabelSet(task, tuple(sentence_N), tuple(word_N), tuple(label_N), tuple(head_N))
     return TaskData(Corpus(corpus, tuple(sentences)), label_set)
+
+
+def found_files(
+    request: Request, files: Files, read: Callable[[str, Files, str], TaskData], *, family: str, version: int
+) -> Found:
+    """A corpus that is its files, to be read by `read(task, files, corpus)`."""
+    spec: dict[str, object] = {
+        "stage": "corpus",
+        "version": version,
+        "family": family,
+        "fingerprint": fingerprint(files),
+    }
+    return Found(request.corpus, spec, None, partial(read, request.task, files, request.corpus))

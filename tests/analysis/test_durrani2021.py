@@ -329,7 +329,9 @@ def test_the_shipped_study_is_that_of_the_paper() -> None:
     assert [(len(l1), len(l2)) for l1, l2 in grid] == [(8, 8)]  # METHODS 3.2: 64 cells
 
 
-@pytest.mark.parametrize(("name", "tasks"), [("durrani2021_minilm", {"cola", "sst2", "rte"}), ("zhou2022_minilm", {"cola"})])
+@pytest.mark.parametrize(
+    ("name", "tasks"), [("durrani2021_minilm", {"cola", "sst2", "rte"}), ("zhou2022_minilm", {"cola"})]
+)
 def test_the_small_studies_share_their_tuned_states(name: str, tasks: set[str]) -> None:
     runs = {
         study: {(run.model, run.task, run.seed, run.options) for run in load_study(SWEEPS / f"{study}.yaml").finetune}

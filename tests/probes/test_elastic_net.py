@@ -76,7 +76,9 @@ def test_types_that_train_lacks_are_labelled_too_and_told_apart(planted, word_da
     types = [f"w{i % 50}" if split_N[i] == "train" or i % 2 else f"only{i}" for i in range(2000)]
     row = fit(word_data(h_LND, y_N, types, split_N=split_N, layers=(3,)))[3, "control_accuracy", 0]
     n_test = int((split_N == "test").sum())
-    assert row.detail["n_unseen"] == sum(t.startswith("only") for t, s in zip(types, split_N, strict=True) if s == "test")
+    assert row.detail["n_unseen"] == sum(
+        t.startswith("only") for t, s in zip(types, split_N, strict=True) if s == "test"
+    )
     mixed = row.detail["n_unseen"] * row.detail["accuracy_unseen"]
     mixed += (n_test - row.detail["n_unseen"]) * row.detail["accuracy_seen"]
     assert row.value == pytest.approx(mixed / n_test)

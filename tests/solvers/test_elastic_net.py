@@ -48,7 +48,10 @@ def test_neurox_is_one_setting(golden, name, run):
             assert (off_KD < 1e-5).mean() >= 0.95
             assert off_KD.max() < 2e-3
             assert off_K.max() < 1e-5
-    for part, X_ND, y_N in (("train", arrays["X_ND"], arrays["y_N"]), ("test", arrays["X_test_ND"], arrays["y_test_N"])):
+    for part, X_ND, y_N in (
+        ("train", arrays["X_ND"], arrays["y_N"]),
+        ("test", arrays["X_test_ND"], arrays["y_test_N"]),
+    ):
         said_PN = predict(fits, Matrix(torch.from_numpy(X_ND))).class_CN.numpy()
         off_P = np.abs((said_PN == y_N).mean(1) - np.asarray(known[f"{part}_accuracy"]))
         assert (off_P <= 1 / len(y_N) + 1e-12).all()
@@ -104,7 +107,9 @@ def test_the_gradient_is_that_of_finite_differences():
 
 @settings(deadline=None, max_examples=25)
 @given(
-    picked=st.lists(st.tuples(st.sampled_from(LAMBDAS), st.sampled_from(LAMBDAS), st.integers(0, 1)), min_size=1, max_size=9),
+    picked=st.lists(
+        st.tuples(st.sampled_from(LAMBDAS), st.sampled_from(LAMBDAS), st.integers(0, 1)), min_size=1, max_size=9
+    ),
     classes=st.integers(2, 7),
     dim=st.sampled_from([5, 24, 33]),
     block=st.sampled_from([4, 16, 1024]),
