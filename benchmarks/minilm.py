@@ -1,4 +1,4 @@
-"""MiniLM activations of UD English EWT for the benchmarks, and clocks; random features stand in where they are absent."""
+"""MiniLM activations of UD English EWT for the benchmarks, and clocks; random features where these are absent."""
 
 from __future__ import annotations
 

@@ -5,10 +5,10 @@
 
 Sections: `adam` (elastic-net lambda grid against NeuroX), `l2` (strength path against scikit-learn's lbfgs),
 `converged` (elastic net to convergence against saga), `mlp` (grid of perceptrons against MLPClassifier), `memory`
-(peak of a neuron study of 9,984 dimensions), `grid` (cells a second of the 64-pair grid at 768 dimensions and 13 layers,
-which is what a GPU is for). MiniLM activations of UD English EWT; random features where these are absent. Ratios above
-1 favour ftprobe; of several repeats the median ratio is shown. GEMM is the rate of the same products alone, measured in
-the same run. NeuroX is imported from DIR (`make .neurox` installs it there, without its dependencies).
+(peak of a neuron study of 9,984 dimensions), `grid` (cells a second of the 64-pair grid at 768 dimensions and 13
+layers, which is what a GPU is for). MiniLM activations of UD English EWT; random features where these are absent.
+Ratios above 1 favour ftprobe; of several repeats the median ratio is shown. GEMM is the rate of the same products
+alone, measured in the same run. NeuroX is imported from DIR (`make .neurox` installs it there).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pathlib import Path
 import minilm
 import numpy as np
 import torch
+from ftprobe.solvers.fista import fit_elastic_net
 from minilm import Data, Timed, gemm_gflops, timed
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
@@ -35,7 +36,6 @@ from threadpoolctl import threadpool_limits
 
 from ftprobe.probes.elastic_net import GRID
 from ftprobe.solvers.elastic_net import Cell, Recipe, Weights, fit_adam, predict
-from ftprobe.solvers.fista import fit_elastic_net
 from ftprobe.solvers.logistic import fit_logistic
 from ftprobe.solvers.mlp import MlpCell, fit_mlps, predict_mlps
 from ftprobe.solvers.rows import Matrix
@@ -227,8 +227,10 @@ def mlp(options: argparse.Namespace, data: Data) -> None:
         rate = gemm_gflops([(rows, X_ND.shape[1], 200), (rows, 200, X_ND.shape[1])], options.device, 0.3)
         accuracy = float((said_GN == y_N[n:]).mean())
         theirs = float(np.mean([model.score(X_ND[n:], y_N[n:]) for model in peers.value]))
-        print(f"  {hidden!s:>10} {own:20.3f} {peer:8.3f} {peer / own:7.2f} {flops / own / 1e9 / rate * options.threads:8.0%} "
-              f"{accuracy:9.3f} ({theirs:.3f})", flush=True)  # fmt: skip
+        reached = flops / (mine.wall_s / len(cells)) / 1e9 / rate
+        print(
+            f"  {hidden!s:>10} {own:13.3f} {peer:8.3f} {peer / own:7.2f} {reached:8.0%} {accuracy:9.3f} ({theirs:.3f})"
+        )
     print(f"  all: {total['theirs'] / total['ours']:.2f} x per core")
 
 
@@ -238,47 +240,11 @@ def sklearn_mlp(X_ND, y_N, hidden, alpha: float, epochs: int) -> MLPClassifier:
     ).fit(X_ND, y_N)
 
 
-NEURON_STUDY = """
-import resource, sys, tempfile, time, numpy as np, torch
-from pathlib import Path
-torch.set_num_threads({threads})
-from ftprobe.probes import PROBES, ProbeData
-from ftprobe.probes.neurons import NeuronOptions
-from ftprobe.probes.neurons_run import run, run_part
-rng, N, D, L = np.random.default_rng(0), {items}, 768, 13
-folder = Path(tempfile.mkdtemp())
-y_N = rng.integers(0, 17, N).astype(np.int32)
-for layer in range(L):
-    h = np.lib.format.open_memmap(folder / f"{{layer}}.npy", "w+", np.float16, (N, D))
-    for start in range(0, N, 1024):
-        block = rng.normal(size=(len(y_N[start : start + 1024]), D))
-        block[:, :17] += 2.0 * np.eye(17)[y_N[start : start + 1024]] * (layer == 5)
-        h[start : start + 1024] = block
-    h.flush()
-    del h
-layers = [np.load(folder / f"{{layer}}.npy", mmap_mode="r") for layer in range(L)]
-split_N = np.array(["train", "dev", "test"])[np.searchsorted([0.7, 0.85], np.arange(N) / N, side="right")]
-data = ProbeData(lambda l: np.asarray(layers[l], np.float32), tuple(range(L)), y_N, tuple(f"l{{k:02}}" for k in range(17)), split_N,
-    np.arange(N, dtype=np.int32), np.zeros(N, np.int32), 0, np.array([f"w{{i % 3000}}" for i in range(N)], dtype=object),
-    lambda l: layers[l], np.arange(N))
-options = NeuronOptions()
-shared = dict(seed=0, device="cpu", threads={threads}, report=print)
-started = time.time()
-parts = [run_part(options, data, part=p, **shared).facts["cells"] for p in PROBES["neurons"].parts(options, data.layers, data.layers)]
-grid = time.time()
-rows = {{m.metric: m.value for m in run(options, data, parts=parts, **shared).measurements}}
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-print(f"  peak memory {{peak:.2f}} GiB; grid of {{sum(map(len, parts))}} cells {{grid - started:.0f}} s, the rest {{time.time() - grid:.0f}} s")
-print(f"  top 5 % {{rows['top_accuracy']:.3f}}, bottom 5 % {{rows['bottom_accuracy']:.3f}}, minimal set {{rows['minimal_n']:.0f}} of 9984")
-"""
-
-
 def memory(options: argparse.Namespace, data: Data) -> None:
-    """A process of its own: 13 layers of 768 float16 dimensions on disk, 17 classes, the whole grid and all sets."""
+    """A process of its own, so that nothing else counts: `neurons.py`."""
     print(f"\nneuron study, 9,984 dimensions, {options.items:,} words", flush=True)
-    subprocess.run(
-        [sys.executable, "-c", NEURON_STUDY.format(threads=options.threads, items=options.items)], check=True
-    )
+    script = Path(__file__).with_name("neurons.py")
+    subprocess.run([sys.executable, script, str(options.items), str(options.threads)], check=True)
 
 
 def grid(options: argparse.Namespace, data: Data) -> None:

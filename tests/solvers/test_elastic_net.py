@@ -134,7 +134,10 @@ def test_a_cell_in_any_pack_is_the_cell_alone(picked, classes, dim, block):
 def test_strong_penalties_leave_nothing_or_little():
     rows, y_1N = problem()
     cells = [Cell(0, 0, 0), Cell(0.5, 0, 0), Cell(0, 5, 0)]
-    steps = {step: fit_adam(rows, y_1N, 5, cells, Recipe(60, 64, l1_step=step), order_seed=0) for step in ("subgradient", "proximal")}  # fmt: skip
+    steps = {
+        step: fit_adam(rows, y_1N, 5, cells, Recipe(60, 64, l1_step=step), order_seed=0)
+        for step in ("subgradient", "proximal")
+    }
     for fits in steps.values():
         free, lasso, ridge = fits.W_CKD.abs().amax((1, 2)).tolist()
         assert lasso < 0.02 < free
