@@ -16,6 +16,7 @@ from ftprobe.probes.elastic_net import ElasticNetOptions
 from ftprobe.probes.packs import in_packs
 from ftprobe.probes.setting import Setting
 from ftprobe.solvers.elastic_net import Cell, Recipe, Weights, bytes_per_cell, fit_adam, predict
+from ftprobe.solvers.fista import fit_elastic_net
 from ftprobe.solvers.ranking import n_neurons, rank_neurons
 from ftprobe.solvers.rows import Matrix, Rows
 
@@ -65,8 +66,6 @@ def fit(
 def _converged(
     options: ElasticNetOptions, rows: Rows, y_SN: Tensor, cells: Sequence[tuple[Pair, int]], n_classes: int
 ) -> Fits:
-    from ftprobe.solvers.fista import fit_elastic_net
-
     X_ND = rows.X_ND if isinstance(rows, Matrix) else rows(torch.arange(rows.shape[0]))
     W_CKD = torch.empty(len(cells), n_classes, rows.shape[1], device=rows.device)
     b_CK = torch.empty(len(cells), n_classes, device=rows.device)

@@ -1,9 +1,9 @@
 """The MLP grid probe: two hidden layers trained as scikit-learn's MLPClassifier trains them, many cells at a time.
 
 A cell is a penalty, a seed of the initial weights and a row of labels. Cells of a call share their architecture, their
-items and the order of their batches, and nothing else: on a CPU a cell's numbers are the same whatever stands beside
-it. Differences from MLPClassifier (METHODS 4): two classes have two outputs; the order of the batches does not depend
-on a cell's seed.
+items and the order of their batches, and nothing else: on one thread of a CPU a cell's numbers are the same, bit by
+bit, whatever stands beside it; elsewhere rounding may differ. Differences from MLPClassifier (METHODS 4): two classes
+have two outputs; the order of the batches does not depend on a cell's seed.
 
 Axes: S label rows, N items, D features, G cells, A cells still training, H and J hidden units, K classes, E epochs.
 """
@@ -43,7 +43,7 @@ class MlpCell(NamedTuple):
 
 
 class MlpFits(NamedTuple):
-    """Cells in the order given, in the precision of the fit and on the device of the features; curves on the CPU.
+    """Cells in the order given: layers on the device of the features in the precision of the fit, the rest on the CPU.
 
     `W1_GHD` (G, H, D), `b1_GH`, `W2_GJH` (G, J, H), `b2_GJ`, `W3_GKJ` (G, K, J), `b3_GK`: x -> ReLU(W1 x + b1) ->
     ReLU(W2 . + b2) -> softmax(W3 . + b3), after the last epoch. `losses_EG` (E, G) is the mean loss of the batches of
@@ -94,6 +94,9 @@ def fit_mlps(
 ) -> MlpFits:
     """Train every cell (Zhou and Srikumar 2022, section 2.1, with scikit-learn's defaults).
 
+    With one torch thread small products are numpy's: hold its BLAS to one thread too (threadpoolctl), or it will
+    contend for the other cores.
+
     Adam on the mean cross-entropy of a batch of n items plus a/(2n) sum_k ||W_k||_F^2; the last batch of an epoch may
     be short. Initial weights and biases are those of MLPClassifier with `random_state` = the cell's seed.
 
@@ -134,6 +137,7 @@ def fit_mlps(
 
 
 @torch.no_grad()
+@np.errstate(over="ignore", invalid="ignore")  # a cell that overflows says so by its loss
 def train(
     X_ND: Tensor,
     y_SN: Tensor,
@@ -187,6 +191,7 @@ class Progress:
 
 
 @torch.no_grad()
+@np.errstate(over="ignore", invalid="ignore")
 def predict_mlps(fits: MlpFits, X_ND: Tensor) -> MlpPredictions:
     """Classes and their probabilities, for features (N, D) on the device of the fits; items in blocks."""
     W1_GHD, _, W2_GJH, _, W3_GKJ, _ = layers = fits[:6]

@@ -4,9 +4,9 @@ x -> ReLU(W1 x + b1) -> ReLU(W2 . + b2) -> softmax(W3 . + b3); the cross-entropy
 Activations stand as (units, items): the first layer of all cells is then one product of the stacked rows W1_1..W1_G
 with the items, its gradient another, and what follows is batched by cell.
 
-On a CPU a cell's numbers do not depend on the cells beside it: the rows of `products.product` do not, the products of
-the other layers are made cell by cell, and the parameters of a cell fill whole cache lines, so that vectorised loops
-treat them alike wherever the cell stands.
+On one thread of a CPU a cell's numbers do not depend on the cells beside it: the rows of `products.product` do not,
+the products of the other layers are made cell by cell, and the parameters of a cell fill whole cache lines, so that
+vectorised loops treat them alike wherever the cell stands.
 
 Axes: G cells, N items, n items of a batch, D features (whole cache lines), H and J hidden units, K classes, P = H D,
 Q the other parameters of a cell (whole cache lines), R = G H stacked rows.
@@ -99,8 +99,8 @@ class Forward:
         self.a1_GHn, self.a2_GJn, self.p_GKn = _carved(scratch, sizes[1:], n_cells, n_items)
         self.to_a2 = Product(layers.W2_GJH, self.a1_GHn, self.a2_GJn)
         self.to_p = Product(layers.W3_GKJ, self.a2_GJn, self.p_GKn)
-        # torch's exp is slower on a CPU, and its softmax treats an item by its place among the threads
-        self.exp: Any = np.exp if _on_cpu(scratch) else torch.exp
+        # no torch.softmax: it treats an item by its place among the threads
+        self.exp: Any = np.exp if _by_numpy(scratch) else torch.exp
         self.p_array = _array(self.p_GKn)
 
     def __call__(self, x_nD: Tensor) -> Tensor:
@@ -148,12 +148,12 @@ class Backward:
 
 
 class Product:
-    """A B of every cell into a buffer. On a CPU by numpy: for small matrices a fifth faster than torch."""
+    """A B of every cell into a buffer."""
 
     def __init__(self, a_GMK: Tensor, b_GKN: Tensor, out_GMN: Tensor) -> None:
         operands = (a_GMK, b_GKN, out_GMN)
-        self.multiply: Any = np.matmul if _on_cpu(a_GMK) else torch.bmm
-        self.operands = [_array(tensor) for tensor in (_in_slices(*operands) if _on_cpu(a_GMK) else operands)]
+        self.multiply: Any = np.matmul if _by_numpy(a_GMK) else torch.bmm
+        self.operands = [_array(tensor) for tensor in (_in_slices(*operands) if _by_numpy(a_GMK) else operands)]
 
     def __call__(self) -> None:
         """Compute it once more."""
@@ -178,7 +178,7 @@ class SquaredNorm:
 
     def __init__(self, x_GP: Tensor, n_batches: int) -> None:
         self.out_BG = x_GP.new_empty(n_batches, len(x_GP))
-        self.dot: Any = np.vecdot if _on_cpu(x_GP) else torch.linalg.vecdot
+        self.dot: Any = np.vecdot if _by_numpy(x_GP) else torch.linalg.vecdot
         self.x_GP, self.rows_B = _array(x_GP), [_array(out_G) for out_G in self.out_BG]
 
     def __call__(self, batch: int) -> None:
@@ -186,13 +186,14 @@ class SquaredNorm:
         self.dot(self.x_GP, self.x_GP, out=self.rows_B[batch])
 
 
-def _on_cpu(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu"
+def _by_numpy(tensor: Tensor) -> bool:
+    """On one core numpy is faster than torch at small products; on several its threads and torch's stand in the way."""
+    return tensor.device.type == "cpu" and torch.get_num_threads() == 1
 
 
 def _array(tensor: Tensor) -> Any:
-    """The same memory for numpy, if it can be reached."""
-    return tensor.numpy() if _on_cpu(tensor) else tensor
+    """What the functions that `_by_numpy` chose take: the same memory."""
+    return tensor.numpy() if _by_numpy(tensor) else tensor
 
 
 def activation_numbers(sizes: Architecture, n_cells: int, n_items: int) -> int:

@@ -176,3 +176,16 @@ def test_layers_side_by_side_are_the_concatenated_matrix():
     own = fit_adam(rows, y_1N, 3, cells, Recipe(4, 8), order_seed=0)
     plain = fit_adam(Matrix(torch.from_numpy(whole_ND)), y_1N, 3, cells, Recipe(4, 8), order_seed=0)
     assert torch.equal(own.W_CKD, plain.W_CKD)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_fits():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    rows, y_1N = problem()
+    cells = [Cell(l1, l2, 0) for l1 in (0.0, 1e-4) for l2 in LAMBDAS]
+    there = fit_adam(Matrix(rows.X_ND.cuda()), y_1N.cuda(), 5, cells, order_seed=0)
+    here = fit_adam(rows, y_1N, 5, cells, order_seed=0)
+    torch.testing.assert_close(there.W_CKD.cpu(), here.W_CKD, atol=2e-3, rtol=0)
+    said_CN = predict(there, Matrix(rows.X_ND.cuda())).class_CN.cpu()
+    assert (said_CN == predict(here, rows).class_CN).double().mean() > 0.995
