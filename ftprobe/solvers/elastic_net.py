@@ -146,7 +146,9 @@ class _Pack:
         self.moments = [torch.zeros_like(each) for each in self.parameters]
         self.squares = [torch.zeros_like(each) for each in self.parameters]
         self.steps = [torch.zeros((), device=device) for _ in self.parameters]
-        self.y_CN = y_SN[[cell.labels for cell in cells]].to(device)
+        labels = [cell.labels for cell in cells]
+        self.y_CN = y_SN[labels[:1] if len(set(labels)) == 1 else labels].to(device)
+        self.sign_CKD = torch.empty_like(begin.W_CKD, device=device)
 
         def column(values: list[float]) -> Tensor:
             return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
@@ -163,7 +165,7 @@ class _Pack:
         p_CKn = p_Rn[self.used].view(self.n_cells, self.n_classes, -1)
         p_CKn += self.b_CK[:, :, None]
         torch.softmax(p_CKn, dim=1, out=p_CKn)
-        y_C1n = self.y_CN[:, at_n][:, None]
+        y_C1n = self.y_CN.index_select(1, at_n)[:, None].expand(self.n_cells, 1, -1)
         p_CKn.scatter_add_(1, y_C1n, p_CKn.new_full((1, 1, 1), -1.0).expand_as(y_C1n))
         g_RD = product(p_Rn, scaled_nD.mT)
         gb_CK = self.gb_M[self.used].view_as(self.b_CK)
@@ -203,7 +205,7 @@ class _Pack:
         """Add the penalties' gradients."""
         W_CKD = self.weights().W_CKD
         if self.any_l1 and self.recipe.l1_step == "subgradient":
-            g_CKD.addcmul_(W_CKD.sign(), self.l1_C11)
+            g_CKD.addcmul_(torch.sign(W_CKD, out=self.sign_CKD), self.l1_C11)
         if self.any_l2 and self.recipe.penalty == "squared_l2":
             g_CKD.addcmul_(W_CKD, 2 * self.l2_C11)
         elif self.any_l2:
