@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ftprobe.solvers.perceptron import Architecture, Backward, SquaredNorm, Values, gradient_numbers
+from ftprobe.solvers.perceptron import Architecture, Backward, SquaredNorm, Values, gradient_numbers, whole_lines
 
 _DECAYS = (0.9, 0.999)
 _EPSILON = 1e-8
@@ -93,7 +93,7 @@ class Pack:
         if not n_blocks:
             return
         most = -(-active // n_blocks)
-        numbers = gradient_numbers(self.sizes, most, self.regime.batch_size) + most * self.regime.n_items
+        numbers = gradient_numbers(self.sizes, most, self.regime.batch_size) + whole_lines(most * self.regime.n_items)
         scratch = self.state.theta.rest_GQ.new_empty(numbers)
         edges = [active * place // n_blocks for place in range(n_blocks + 1)]
         for start, stop in itertools.pairwise(edges):
@@ -106,8 +106,8 @@ class Block:
     def __init__(self, sizes: Architecture, state: State, regime: Regime, scratch: Tensor) -> None:
         self.state, self.regime = state, regime
         n_cells, theta = len(state.a_G), state.theta
-        used = n_cells * regime.n_items
-        self.gold_G1N = scratch[:used].view(n_cells, 1, -1)
+        self.gold_G1N = scratch[: n_cells * regime.n_items].view(n_cells, 1, -1)
+        used = whole_lines(self.gold_G1N.numel())
         self.gradient_GQ = torch.zeros_like(theta.rest_GQ)
         lengths = {regime.batch_size, regime.n_items % regime.batch_size} - {0}
         self.backward = {n: Backward(sizes, theta, self.gradient_GQ, n, scratch[used:]) for n in lengths}
