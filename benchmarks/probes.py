@@ -26,7 +26,6 @@ from pathlib import Path
 import minilm
 import numpy as np
 import torch
-from ftprobe.solvers.fista import fit_elastic_net
 from minilm import Data, Timed, gemm_gflops, timed
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
@@ -36,6 +35,7 @@ from threadpoolctl import threadpool_limits
 
 from ftprobe.probes.elastic_net import GRID
 from ftprobe.solvers.elastic_net import Cell, Recipe, Weights, fit_adam, predict
+from ftprobe.solvers.fista import fit_elastic_net
 from ftprobe.solvers.logistic import fit_logistic
 from ftprobe.solvers.mlp import MlpCell, best_cells, fit_mlps, predict_mlps
 from ftprobe.solvers.rows import Matrix
@@ -211,7 +211,7 @@ def mlp(options: argparse.Namespace, data: Data) -> None:
     cells = [MlpCell(alpha, seed) for alpha in ALPHAS for seed in range(SEEDS)]
     total = np.zeros(3)
     print(
-        f"  {'hidden':>10} {'CPU s a cell':>13} {'ratio, float32':>15} {'float64':>8} {'of GEMM':>8} {'accuracy':>9} (theirs)"
+        f"  {'hidden':>10} {'CPU s a cell':>13} {'x float32':>10} {'float64':>8} {'of GEMM':>8} {'accuracy':>9} (theirs)"
     )
     for hidden in SIZES:
         never = {"max_epochs": epochs, "tolerance": -np.inf, "patience": epochs}
@@ -229,7 +229,7 @@ def mlp(options: argparse.Namespace, data: Data) -> None:
         reached = flops / (mine.wall_s / len(cells)) / 1e9 / rate
         accuracy = float((said_GN == y_N[n:]).mean())
         theirs = float(np.mean([model.score(X_ND[n:], y_N[n:]) for model in peers[0].value]))
-        print(f"  {hidden!s:>10} {times[0]:13.3f} {times[1] / times[0]:15.2f} {times[2] / times[0]:8.2f} {reached:8.0%} "
+        print(f"  {hidden!s:>10} {times[0]:12.3f} {times[1] / times[0]:10.2f} {times[2] / times[0]:8.2f} {reached:8.0%} "
               f"{accuracy:9.3f} ({theirs:.3f})", flush=True)  # fmt: skip
     print(f"  all: {total[1] / total[0]:.2f} x per core against float32, {total[2] / total[0]:.2f} x against float64")
 
