@@ -210,9 +210,8 @@ def mlp(options: argparse.Namespace, data: Data) -> None:
     train, y_1N = torch.from_numpy(X_ND[:n]).to(options.device), torch.from_numpy(y_N[:n])[None].to(options.device)
     cells = [MlpCell(alpha, seed) for alpha in ALPHAS for seed in range(SEEDS)]
     total = np.zeros(3)
-    print(
-        f"  {'hidden':>10} {'CPU s a cell':>13} {'x float32':>10} {'float64':>8} {'of GEMM':>8} {'accuracy':>9} (theirs)"
-    )
+    head = ("hidden", "CPU s a cell", "x float32", "float64", "of GEMM", "accuracy")
+    print("  {:>10} {:>12} {:>10} {:>8} {:>8} {:>9} (peer)".format(*head))
     for hidden in SIZES:
         never = {"max_epochs": epochs, "tolerance": -np.inf, "patience": epochs}
         mine = timed(lambda h=hidden, never=never: fit_mlps(train, y_1N, K, h, cells, order_seed=0, **never))
@@ -229,7 +228,8 @@ def mlp(options: argparse.Namespace, data: Data) -> None:
         reached = flops / (mine.wall_s / len(cells)) / 1e9 / rate
         accuracy = float((said_GN == y_N[n:]).mean())
         theirs = float(np.mean([model.score(X_ND[n:], y_N[n:]) for model in peers[0].value]))
-        print(f"  {hidden!s:>10} {times[0]:12.3f} {times[1] / times[0]:10.2f} {times[2] / times[0]:8.2f} {reached:8.0%} "
+        ratios = times[1:] / times[0]
+        print(f"  {hidden!s:>10} {times[0]:12.3f} {ratios[0]:10.2f} {ratios[1]:8.2f} {reached:8.0%} "
               f"{accuracy:9.3f} ({theirs:.3f})", flush=True)  # fmt: skip
     print(f"  all: {total[1] / total[0]:.2f} x per core against float32, {total[2] / total[0]:.2f} x against float64")
 
