@@ -236,7 +236,7 @@ def mlp(options: argparse.Namespace, data: Data) -> None:
 
 def sklearn_mlp(X_ND, y_N, hidden, alpha: float, epochs: int) -> MLPClassifier:
     return MLPClassifier(
-        hidden, alpha=alpha, max_iter=epochs, tol=-np.inf, n_iter_no_change=epochs + 1, random_state=0
+        hidden, alpha=alpha, max_iter=epochs, tol=0.0, n_iter_no_change=epochs + 1, random_state=0
     ).fit(X_ND, y_N)
 
 
