@@ -62,7 +62,9 @@ def run_inline(schedule: Schedule, store: Store, observer: Observer, *, device: 
 def as_result(outcome: Mapping[str, Any]) -> Result:
     """A worker's answer as a result."""
     corrupt = tuple((stage, artifact) for stage, artifact in outcome["corrupt"])
-    return Result(outcome["state"], outcome["error"], corrupt, outcome["wall_s"], outcome["metrics"], outcome.get("failed", {}))
+    return Result(
+        outcome["state"], outcome["error"], corrupt, outcome["wall_s"], outcome["metrics"], outcome.get("failed", {})
+    )
 
 
 def finish(schedule: Schedule, store: Store, observer: Observer, pack: Pack, result: Result) -> None:

@@ -255,10 +255,16 @@ class Schedule:
 
 
 def _critical(plan: Plan) -> dict[str, float]:
-    """Operations on the longest path from each trial to the end of the plan."""
+    """Operations on the longest path from each trial to the end of the plan.
+
+    A grid whose packs of cells are done is scored before other grids begin: a run that is stopped has whole results.
+    """
     depth: dict[str, float] = dict.fromkeys(plan.trials, 0.0)
     for trial in reversed(plan.trials.values()):
         depth[trial.id] += trial.cost.flops
         for parent in trial.parents:
             depth[parent] = max(depth[parent], depth[trial.id])
+    for trial in plan.trials.values():
+        cells = [depth[p] for p in trial.parents if not plan.trials[p].scored and plan.trials[p].stage == "probe"]
+        depth[trial.id] = max([depth[trial.id], *(each + 1 for each in cells)])
     return depth

@@ -183,6 +183,13 @@ def test_a_large_grid_runs_its_packs_side_by_side_and_then_its_score() -> None:
     assert drive(Schedule(plan(trial("a", stage="activations"), *grid(0.5)))) == ["a", "c0", "c2", "whole"]
 
 
+def test_a_grid_is_scored_before_another_begins() -> None:
+    cells = [trial(f"{name}{i}", "a", group="a", minutes=2, part=True) for name in "xy" for i in range(2)]
+    wholes = [trial(name.upper(), "a", f"{name}0", f"{name}1", group="a", minutes=0.1) for name in "xy"]
+    trials = [cells[0], cells[1], wholes[0], cells[2], cells[3], wholes[1]]
+    assert drive(Schedule(plan(trial("a", stage="activations"), *trials))) == ["a", "x0", "x1", "X", "y0", "y1", "Y"]
+
+
 def test_packs_of_cells_that_exist_are_not_fitted_again() -> None:
     existing = frozenset({"a", "c0", "c2"})
     schedule = Schedule(plan(trial("a", stage="activations"), *grid(2.0), existing=existing))
