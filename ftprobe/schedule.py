@@ -191,7 +191,8 @@ class Schedule:
         if result.state == "corrupt" and not self.stopped and self._rebuild(pack, result.corrupt):
             return
         whole = {} if result.state == "done" else {trial.id: result.error for trial in trials}
-        failed = dict(result.failed) or whole
+        # a pack that broke off left trials undone beside those that failed
+        failed = dict(result.failed) if result.state == "failed" and result.failed else {**whole, **result.failed}
         for trial in trials:
             self.states[trial.id] = "failed" if trial.id in failed else "done"
         self.errors.update(failed)

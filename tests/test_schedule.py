@@ -206,6 +206,14 @@ def test_a_probe_that_fails_leaves_the_others_of_its_pack() -> None:
     assert schedule.errors == {"p1": "ValueError: no"}
 
 
+def test_a_pack_that_breaks_off_leaves_no_trial_done() -> None:
+    trials = [trial("a", stage="activations"), *(trial(f"p{i}", "a", group="a", minutes=0.1) for i in range(3))]
+    schedule = Schedule(plan(*trials))
+    drive(schedule, {"p0": Result("store", "broke off", failed={"p0": "ValueError: no"})})
+    assert schedule.states == {"a": "done", "p0": "failed", "p1": "failed", "p2": "failed"}
+    assert schedule.errors == {"p0": "ValueError: no", "p1": "broke off", "p2": "broke off"}
+
+
 @given(st.data())
 def test_every_trial_ends_and_never_before_its_parents(data: st.DataObject) -> None:
     n = data.draw(st.integers(1, 12))
