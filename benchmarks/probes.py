@@ -35,7 +35,7 @@ from threadpoolctl import threadpool_limits
 
 from ftprobe.probes.elastic_net import GRID
 from ftprobe.solvers.elastic_net import Cell, Recipe, Weights, fit_adam, predict
-from ftprobe.solvers.fista import fit_elastic_net
+from ftprobe.solvers.elastic_net_converged import fit_elastic_net
 from ftprobe.solvers.logistic import fit_logistic
 from ftprobe.solvers.mlp import MlpCell, best_cells, fit_mlps, predict_mlps
 from ftprobe.solvers.rows import Matrix

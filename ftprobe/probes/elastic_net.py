@@ -30,7 +30,7 @@ class ElasticNetOptions(ControlOptions):
     """How a pair is chosen on dev: 0.5 (A_top - A_bottom) - 0.5 (A_zero - A_lambda) of Dalvi et al. 2019, where A_top
     and A_bottom keep the first and last 20 % of the neuron ranking, or the accuracy. Ties: the larger l1 + l2."""
     solver: Literal["adam10", "converged"] = "adam10"
-    """`adam10`: Adam for `epochs`, the papers' way; `converged`: accelerated proximal gradient to the minimum."""
+    """`adam10`: Adam for `epochs`, the papers' way; `converged`: proximal quasi-Newton to the minimum."""
     penalty: Literal["squared_l2", "l2_norm"] = "squared_l2"
     """R(W) = ||W||_F^2 as the paper prints, or ||W||_F as its code has it."""
     l1_step: Literal["subgradient", "proximal"] = "subgradient"

@@ -16,7 +16,7 @@ from ftprobe.probes.elastic_net import ElasticNetOptions
 from ftprobe.probes.packs import in_packs
 from ftprobe.probes.setting import Setting
 from ftprobe.solvers.elastic_net import Cell, Recipe, Weights, bytes_per_cell, fit_adam, predict
-from ftprobe.solvers.fista import fit_elastic_net
+from ftprobe.solvers.elastic_net_converged import fit_elastic_net
 from ftprobe.solvers.ranking import n_neurons, rank_neurons
 from ftprobe.solvers.rows import Matrix, Rows
 
