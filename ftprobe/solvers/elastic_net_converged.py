@@ -106,7 +106,7 @@ def fit_elastic_net(
     for cell in cells:
         if not all(math.isfinite(penalty) and penalty >= 0 for penalty in cell):
             raise ValueError(f"lambdas has the cell {cell}: l1 and l2 must be finite and not negative")
-    task = _task(X_ND, y_N, n_classes)
+    task = _task(X_ND.contiguous(), y_N, n_classes)
     minima: dict[Cell, Minima] = {}
     for wave in _waves(cells):
         size = max(1, _ROWS_AT_ONCE.get(X_ND.device.type, _ROWS_AT_ONCE["cpu"]) // n_classes)
