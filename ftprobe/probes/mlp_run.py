@@ -94,16 +94,12 @@ def run(
 
     Parameters
     ----------
-    options : MlpOptions
     data : ProbeData
         Of one layer.
-    parts : sequence of lists of cells
-        What `run_part` found.
     seed : int
         Of first weights, the order of items, the hold-out and the control labels.
-    device, threads : str, int
-        Where to compute; the caller holds torch to `threads`.
-    report : callable
+    others
+        As of every runner (`ftprobe.probes.Probe`).
 
     Returns
     -------
