@@ -19,6 +19,7 @@ from ftprobe.probes.splits import FOLDS, Parts, folds
 from ftprobe.solvers.mlp import MlpCell, MlpFits, fit_mlps, mlp_bytes, predict_mlps
 
 Cells = Sequence[Mapping[str, Any]]
+Asked = Sequence[tuple[tuple[int, int], float]]
 KEPT = 3  # one cell in so many goes on to the next rung of halving
 
 
@@ -71,9 +72,6 @@ def fit(
         bytes_of=lambda n: mlp_bytes(n_items, dim, setting.n_classes, hidden, n),
         device=setting.device,
     )
-
-
-Asked = Sequence[tuple[tuple[int, int], float]]
 
 
 def grid(
