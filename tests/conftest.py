@@ -38,8 +38,8 @@ def minilm() -> str:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("undisturbed")
     """The study of faults and its store, run in one go."""
+    folder = tmp_path_factory.mktemp("undisturbed")
     study, store = study_file(folder, minilm), folder / "store"
     done = run(study, store)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -71,7 +71,7 @@ def check_nodes(plan: Plan, store: Store) -> None:
 
 
 def _asked(nodes: Sequence[dict[str, Any]], names: Sequence[str], store: Store, folders: list[str]) -> list[Problem]:
-    look = ray.remote(num_cpus=0, max_retries=1)(sees)
+    look = ray.remote(num_cpus=0, max_retries=0)(sees)
     asked = {}
     for node, own in zip(nodes, names[1:], strict=True):
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
@@ -83,6 +83,8 @@ def _asked(nodes: Sequence[dict[str, Any]], names: Sequence[str], store: Store, 
         try:
             said = ray.get(answer, timeout=0)
         except ray.exceptions.RayError as error:
+            if node["NodeID"] not in {each["NodeID"] for each in ray.nodes() if each["Alive"]}:
+                continue  # it left meanwhile
             short = str(error).strip().splitlines()[-1]
             problems.append(Problem(place, f"does not run ftprobe: {short}", "install the same version on every node"))
             continue

@@ -60,7 +60,8 @@ def run_ray(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # losses are told by the observer
     started_here = not ray.is_initialized()
     if started_here:
-        ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+        # without an address ray would join any cluster that happens to run on this machine
+        ray.init(address=address or "local", log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     scratch = Path(tempfile.mkdtemp(prefix="ftprobe-tune-"))
     try:
         study, nodes, to_come = schedule.plan.study, alive_nodes(), nodes_to_come()
