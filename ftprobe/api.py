@@ -190,9 +190,11 @@ def _execute(
     threads: int | None,
 ) -> bool:
     """Drive the schedule; True if it was interrupted."""
+    from ftprobe.journal import Journal
     from ftprobe.runner import Silent, run_inline
 
-    watch = observer or Silent()
+    watch = Journal(store, schedule.plan.study.name, observer or Silent())
+    interrupted = True
     try:
         if inline:
             import torch
@@ -203,6 +205,9 @@ def _execute(
             from ftprobe.sweep import run_ray
 
             run_ray(schedule, store, watch, address=address)
+        interrupted = False
     except KeyboardInterrupt:
         return True
+    finally:
+        watch.close(interrupted=interrupted)
     return False

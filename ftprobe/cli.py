@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -125,9 +126,10 @@ def status(
     store: StoreUrl = None,
     data: DataDir = None,
 ) -> None:
-    """Show how far studies are: done, failed and missing trials, and why they failed."""
+    """Show how far studies are: trials by state, throughput, time left, device-hours, failures and retries."""
     from ftprobe import api
-    from ftprobe.summary import status_table, study_document
+    from ftprobe.progress import progress, status_lines, status_table
+    from ftprobe.summary import study_document
 
     opened = api.open_store(store)
     if study is None:
@@ -137,10 +139,12 @@ def status(
     if not documents:
         out.print(f"no study has been run with {opened.url}", highlight=False)
     for document in documents:
-        table, failures = status_table(document, opened)
-        out.print(table)
-        for line in failures:
-            err.print(line, style="red", markup=False, highlight=False)
+        at = progress(document, opened)
+        out.print(status_table(at))
+        for line in status_lines(at, now=time.time()):
+            out.print(line, highlight=False, markup=False)
+        for stage, name, error, log in at.failures:
+            err.print(f"failed: {stage} {name}: {error} (log: {log})", style="red", markup=False, highlight=False)
 
 
 @app.command()

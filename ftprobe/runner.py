@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from ftprobe.corpora import prepare
+from ftprobe.errors import StoreError
 from ftprobe.schedule import Pack, Result, Schedule
 from ftprobe.store import Store
 from ftprobe.worker import run_pack
@@ -27,8 +28,14 @@ class Observer(Protocol):
     def metric(self, pack: Pack, metrics: Mapping[str, object]) -> None:
         """A running pack reported."""
 
+    def lost(self, pack: Pack) -> None:
+        """A running pack lost its worker or node; it is run again."""
+
     def ended(self, pack: Pack, result: Result) -> None:
         """A pack came back."""
+
+    def tick(self) -> None:
+        """Time passed; called many times a second."""
 
 
 class Silent:
@@ -43,7 +50,13 @@ class Silent:
     def metric(self, pack: Pack, metrics: Mapping[str, object]) -> None:
         """Nothing."""
 
+    def lost(self, pack: Pack) -> None:
+        """Nothing."""
+
     def ended(self, pack: Pack, result: Result) -> None:
+        """Nothing."""
+
+    def tick(self) -> None:
         """Nothing."""
 
 
@@ -68,18 +81,34 @@ def as_result(outcome: Mapping[str, Any]) -> Result:
 
 
 def finish(schedule: Schedule, store: Store, observer: Observer, pack: Pack, result: Result) -> None:
-    """Take a pack's result: remove what it found damaged, stop where the store failed, tell the observer."""
+    """Take a pack's result: remove what it found damaged, and tell the observer.
+
+    A worker that could not read or write the store stops the run if this process cannot either, or if it happened to
+    the same pack too often; else its node or the moment was at fault, and the pack is run again.
+    """
     for stage, artifact in result.corrupt:
         store.remove(stage, artifact)
         if artifact not in schedule.plan.trials:
             prepare(schedule.plan.sources, store)
     if result.state == "store":
+        if _reachable(store) and schedule.again(pack.id):
+            observer.lost(pack)
+            return
         schedule.stop(result.error)
     note = _truncation(pack, result)
     if note and note not in schedule.notes:
         schedule.notes.append(note)
     schedule.complete(pack.id, result)
     observer.ended(pack, result)
+
+
+def _reachable(store: Store) -> bool:
+    try:
+        store.volume.write("checks/driver", b"ftprobe")
+        store.volume.delete("checks/driver")
+    except StoreError:
+        return False
+    return True
 
 
 def _truncation(pack: Pack, result: Result) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from ftprobe.cost import DEFAULT_SPEED
@@ -16,6 +17,7 @@ from ftprobe.planner import STAGES, Plan, Stage, Trial
 
 PACK_S = 60.0  # seconds of probing that go to a worker at once
 REBUILDS = 2  # how often one corrupt artifact is rebuilt before its dependents fail
+RETURNS = 2  # how often a pack is run again whose worker could not reach the store while others can
 
 State = Literal["done", "failed", "skipped", "reused"]
 
@@ -27,6 +29,14 @@ class Pack(NamedTuple):
     stage: Stage
     trials: tuple[Trial, ...]
     parents: frozenset[str]
+
+
+class Loads(NamedTuple):
+    """Packs by stage: `out` with a runner, `queued` those of them that no worker has taken, `left` not handed out."""
+
+    out: Mapping[Stage, int]
+    queued: Mapping[Stage, int]
+    left: Mapping[Stage, int]
 
 
 class Result(NamedTuple):
@@ -133,11 +143,13 @@ class Schedule:
         self._needed = {t.id for t in missing}
         self._depth = _critical(self.plan)
         self._waiting: dict[str, Pack] = {}
-        self._ready: list[tuple[float, int, str]] = []
+        self._ready: dict[Stage, list[tuple[float, int, str]]] = {stage: [] for stage in STAGES}
         self._packs: dict[str, Pack] = {}
+        self._left: Counter[Stage] = Counter()
         self._running: set[str] = set()
         self._started: set[str] = set()
         self._rebuilt: dict[str, int] = {}
+        self._returned: Counter[str] = Counter()
         self._children: dict[str, list[str]] = {}
         self._order = 0
         self.stopped = ""
@@ -149,10 +161,12 @@ class Schedule:
 
     def _add(self, pack: Pack) -> None:
         self._packs[pack.id] = pack
+        self._left[pack.stage] += 1
         open_parents = [p for p in pack.parents if self._open(p)]
         if not open_parents:
             self._order += 1
-            heapq.heappush(self._ready, (-max(self._depth[t.id] for t in pack.trials), self._order, pack.id))
+            depth = max(self._depth[t.id] for t in pack.trials)
+            heapq.heappush(self._ready[pack.stage], (-depth, self._order, pack.id))
             return
         self._waiting[pack.id] = pack
         for parent in open_parents:
@@ -161,11 +175,14 @@ class Schedule:
     def _open(self, trial: str) -> bool:
         return trial in self._needed and self.states.get(trial) not in ("done", "reused")
 
-    def next(self) -> Pack | None:
-        """The next pack to start (longest remaining path first), or None if none is ready now."""
-        if not self._ready:
+    def next(self, admits: Callable[[Stage], bool] = lambda stage: True) -> Pack | None:
+        """The next pack to start (longest remaining path first) of the stages admitted, or None if none is ready."""
+        heads = [queue[0] for stage, queue in self._ready.items() if queue and admits(stage)]
+        if not heads:
             return None
-        pack = self._packs[heapq.heappop(self._ready)[2]]
+        pack = self._packs[min(heads)[2]]
+        heapq.heappop(self._ready[pack.stage])
+        self._left[pack.stage] -= 1
         self._running.add(pack.id)
         return pack
 
@@ -173,10 +190,30 @@ class Schedule:
         """A worker took a pack that had been handed out."""
         self._started.add(pack)
 
+    def lose(self, pack: str) -> None:
+        """A worker that had a pack is gone, and the runner gives it to another."""
+        self._started.discard(pack)
+
+    def again(self, pack: str) -> bool:
+        """Put a pack that came back undone in line once more; False, and nothing changes, after too many times."""
+        self._returned[pack] += 1
+        if self.stopped or self._returned[pack] > RETURNS:
+            return False
+        self._running.discard(pack)
+        self._started.discard(pack)
+        self._add(self._packs[pack])
+        return True
+
     @property
     def finished(self) -> bool:
         """Nothing is ready, running or waiting."""
-        return not (self._ready or self._running or self._waiting)
+        return not (any(self._ready.values()) or self._running or self._waiting)
+
+    def loads(self) -> Loads:
+        """Packs by stage: handed out, handed out and taken by no worker yet, and still here."""
+        out = Counter(self._packs[key].stage for key in self._running)
+        taken = Counter(self._packs[key].stage for key in self._started)
+        return Loads(out, out - taken, self._left)
 
     @property
     def running(self) -> tuple[Pack, ...]:
@@ -206,11 +243,14 @@ class Schedule:
             for child in self._children.pop(trial, ()):
                 pack = self._waiting.pop(child, None)
                 if pack is not None:
+                    self._left[pack.stage] -= 1
                     self._add(pack)
 
     def _skip(self, trial: str, cause: str) -> None:
         for child in self._children.pop(trial, ()):
             pack = self._waiting.pop(child, None)
+            if pack is not None:
+                self._left[pack.stage] -= 1
             for skipped in pack.trials if pack else ():
                 self.states[skipped.id] = "skipped"
                 self.errors[skipped.id] = f"skipped: {cause} failed"
@@ -228,7 +268,8 @@ class Schedule:
             again = any(trial in p.trials for p in (*out, *self._waiting.values()))
             self.states.pop(trial.id, None)
             self._needed.add(trial.id)
-            if not again and not any(trial in self._packs[key].trials for _, _, key in self._ready):
+            queued = (self._packs[key] for _, _, key in self._ready[trial.stage])
+            if not again and not any(trial in pack.trials for pack in queued):
                 name = f"{trial.id}-{self._rebuilt[trial.id]}"
                 self._add(Pack(name, trial.stage, (trial,), frozenset(trial.parents)))
         self._add(self._packs[pack])
@@ -237,11 +278,12 @@ class Schedule:
     def stop(self, reason: str) -> None:
         """Start nothing more: everything not yet running is skipped."""
         self.stopped = reason
-        queued = [self._packs[key] for _, _, key in self._ready]
+        queued = [self._packs[key] for queue in self._ready.values() for _, _, key in queue]
         for pack in (*queued, *self._waiting.values()):
             for trial in pack.trials:
                 self.states[trial.id], self.errors[trial.id] = "skipped", f"skipped: {reason}"
-        self._ready, self._waiting, self._children = [], {}, {}
+        self._ready, self._waiting, self._children = {stage: [] for stage in STAGES}, {}, {}
+        self._left.clear()
 
     def counts(self) -> dict[Stage, dict[str, int]]:
         """Trials by stage and state (`done`, `running`, `failed`, `skipped`, `reused`, `waiting`)."""

@@ -71,26 +71,6 @@ def study_document(plan: Plan) -> dict[str, Any]:
     return {"name": plan.study.name, "trials": trials}
 
 
-def status_table(document: Mapping[str, Any], store: Store) -> tuple[Table, list[str]]:
-    """Done, failed and missing trials of one study by stage, and a line for each failure."""
-    trials = document["trials"]
-    existing = {key for _, key in store.existing([(t["stage"], t["id"]) for t in trials])}
-    failures = store.failures()
-    table = Table(title=str(document["name"]), box=None)
-    for name in ("stage", "done", "failed", "missing"):
-        table.add_column(name, justify="left" if name == "stage" else "right")
-    for stage in STAGES:
-        states = Counter(_state(t["id"], existing, failures) for t in trials if t["stage"] == stage)
-        if states:
-            table.add_row(stage, *(str(states[name]) for name in ("done", "failed", "missing")))
-    lines = [
-        f"failed: {t['stage']} {t['name']}: {failures[t['id']]['error']} (log: {store.log_path(t['id'])})"
-        for t in trials
-        if _state(t["id"], existing, failures) == "failed"
-    ]
-    return table, lines
-
-
 def listing() -> Table:
     """Shipped studies, tasks and probes, with what each is."""
     from ftprobe.probes import PROBES
@@ -135,12 +115,6 @@ def copy_recipe(name: str, folder: Path) -> list[Path]:
     for source, target in pairs:
         shutil.copyfile(source, target)
     return [target for _, target in pairs]
-
-
-def _state(trial: str, existing: set[str], failures: Mapping[str, Any]) -> str:
-    if trial in existing:
-        return "done"
-    return "failed" if trial in failures else "missing"
 
 
 def _counted(source: Any, store: Store) -> bool:

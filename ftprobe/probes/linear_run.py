@@ -11,33 +11,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ftprobe.measurement import Measurement, Outcome, Predictions, Status
+from ftprobe.measurement import Measurement, Outcome, Predictions
 from ftprobe.probes.linear import LinearOptions
 from ftprobe.probes.probe import ProbeData, Report
-from ftprobe.probes.scores import accuracy, macro_f1
+from ftprobe.probes.scored import SCORES, Scored, score
+from ftprobe.probes.scores import accuracy
 from ftprobe.probes.selectivity import Controls, draw_controls, refused, selectivity
-from ftprobe.probes.setting import (
-    Features,
-    Setting,
-    facts,
-    layer_features,
-    majority,
-    make_setting,
-    row,
-    shape,
-    test_predictions,
-    undefined,
-)
+from ftprobe.probes.setting import Features, Setting, facts, layer_features, make_setting, shape, undefined
 from ftprobe.solvers.logistic import LogisticFits, bytes_per_layer, fit_logistic
 
 GROUP_BYTES = 1 << 30
-METRICS = {
-    "accuracy": ("test", "fraction"),
-    "macro_f1": ("test", "fraction"),
-    "dev_accuracy": ("dev", "fraction"),
-    "train_accuracy": ("train", "fraction"),
-    "chosen_l2": ("dev", "strength"),
-}
+METRICS = {**SCORES, "chosen_l2": ("dev", "strength")}
 
 
 def run(options: LinearOptions, data: ProbeData, *, seed: int, device: str, threads: int, report: Report) -> Outcome:
@@ -45,14 +29,10 @@ def run(options: LinearOptions, data: ProbeData, *, seed: int, device: str, thre
 
     Parameters
     ----------
-    options : LinearOptions
-    data : ProbeData
     seed : int
         Cuts the development part where the corpus has none and draws control labels; the fit itself is unique.
-    device, threads : str, int
-        Where to compute; the caller holds torch to `threads`.
-    report : callable
-        Told how many layers are done.
+    others
+        As of every runner (`ftprobe.probes.Probe`).
 
     Returns
     -------
@@ -75,10 +55,10 @@ def run(options: LinearOptions, data: ProbeData, *, seed: int, device: str, thre
     at_once = _layers_at_once(options, setting)
     for start in range(0, len(data.layers), at_once):
         layers = [layer_features(setting, each, scale=options.scale) for each in data.layers[start : start + at_once]]
-        for scored in _fit(options, setting, layers):
-            rows += scored.rows
-            rows += _control_rows(options, setting, scored, controls)
-            predictions.append(scored.predictions)
+        for chosen in _fit(options, setting, layers):
+            rows += chosen.scored.rows
+            rows += _control_rows(options, setting, chosen, controls)
+            predictions.append(chosen.scored.predictions)
         report({"layers_done": start + len(layers)})
     return Outcome(tuple(rows), tuple(predictions), {**facts(setting), "layers_at_once": at_once})
 
@@ -90,15 +70,13 @@ def _layers_at_once(options: LinearOptions, setting: Setting) -> int:
     return max(1, GROUP_BYTES // (4 * n_items * dim + working))
 
 
-class _Scored(NamedTuple):
+class _Chosen(NamedTuple):
     layer: Features
     strength: float
-    accuracy: float
-    rows: list[Measurement]
-    predictions: Predictions
+    scored: Scored
 
 
-def _fit(options: LinearOptions, setting: Setting, layers: list[Features]) -> Iterator[_Scored]:
+def _fit(options: LinearOptions, setting: Setting, layers: list[Features]) -> Iterator[_Chosen]:
     fits = fit_logistic(
         [layer.train for layer in layers],
         setting.classes(setting.parts.train),
@@ -108,38 +86,32 @@ def _fit(options: LinearOptions, setting: Setting, layers: list[Features]) -> It
         max_iterations=options.max_iterations,
     )
     for place, layer in enumerate(layers):
-        yield _score(options, setting, layer, LogisticFits(*(column[place : place + 1] for column in fits)))
+        yield _choose(options, setting, layer, LogisticFits(*(column[place : place + 1] for column in fits)))
 
 
-def _score(options: LinearOptions, setting: Setting, layer: Features, fits: LogisticFits) -> _Scored:
+def _choose(options: LinearOptions, setting: Setting, layer: Features, fits: LogisticFits) -> _Chosen:
     """Choose a layer's strength on dev and score it on test."""
     y_N, parts = setting.data.y_N, setting.parts
     said_G = [setting.ids(_predict(layer.dev, fits, g)[0]) for g in range(len(options.strength))]
     dev_G = [accuracy(y_N[parts.dev], said_N) for said_N in said_G]
     chosen = max(range(len(dev_G)), key=lambda g: (dev_G[g], options.strength[g]))
-    class_N, score_N = _predict(layer.test, fits, chosen)
-    predicted_N, gold_N = setting.ids(class_N), y_N[parts.test]
-    train = accuracy(y_N[parts.train], setting.ids(_predict(layer.train, fits, chosen)[0]))
-    status: Status = "ok" if bool(fits.converged_LG[0, chosen]) else "not_converged"
+    said = _predict(layer.test, fits, chosen)
+    others = {
+        "dev_accuracy": dev_G[chosen],
+        "train_accuracy": accuracy(y_N[parts.train], setting.ids(_predict(layer.train, fits, chosen).class_N)),
+        "chosen_l2": options.strength[chosen],
+    }
     detail = {**shape(setting), "strength": list(options.strength), "dev_accuracy": dev_G, **_ends(fits)}
-    value = accuracy(gold_N, predicted_N)
-    rows = [
-        row(setting, layer.layer, "accuracy", value, status=status, detail=detail),
-        row(setting, layer.layer, "macro_f1", macro_f1(gold_N, predicted_N), status=status),
-        row(setting, layer.layer, "majority", majority(setting)),
-        row(setting, layer.layer, "dev_accuracy", dev_G[chosen], "dev", status=status),
-        row(setting, layer.layer, "train_accuracy", train, "train", status=status),
-        row(setting, layer.layer, "chosen_l2", options.strength[chosen], "dev", "strength", status=status),
-    ]
-    predictions = test_predictions(setting, layer.layer, None, class_N, score_N)
-    return _Scored(layer, options.strength[chosen], value, rows, predictions)
+    converged = bool(fits.converged_LG[0, chosen])
+    scored = score(setting, layer.layer, *said, METRICS, others, converged=converged, detail=detail)
+    return _Chosen(layer, options.strength[chosen], scored)
 
 
 def _control_rows(
-    options: LinearOptions, setting: Setting, scored: _Scored, controls: Controls | None
+    options: LinearOptions, setting: Setting, chosen: _Chosen, controls: Controls | None
 ) -> list[Measurement]:
     """Selectivity of a layer, its control tasks fitted at the strength chosen for the task."""
-    layer = scored.layer
+    layer = chosen.layer
     if controls is None:
         return refused(options, setting, layer.layer)
     said = []
@@ -148,12 +120,12 @@ def _control_rows(
             [layer.train],
             y_n,
             setting.n_classes,
-            (scored.strength,),
+            (chosen.strength,),
             tolerance=options.tolerance,
             max_iterations=options.max_iterations,
         )
         said.append(_predict(layer.test, fits, 0)[0])
-    return list(selectivity(setting, controls, layer.layer, scored.accuracy, torch.stack(said)))
+    return list(selectivity(setting, controls, layer.layer, chosen.scored.accuracy, torch.stack(said)))
 
 
 class _Said(NamedTuple):

@@ -33,14 +33,8 @@ from ftprobe.probes.setting import (
 )
 from ftprobe.solvers.mlp import MlpCell, predict_mlps
 
-METRICS = {
-    **dict.fromkeys(("accuracy", "macro_f1"), ("test", "fraction")),
-    "dev_accuracy": ("dev", "fraction"),
-    "train_accuracy": ("train", "fraction"),
-    "hidden1": ("dev", "units"),
-    "hidden2": ("dev", "units"),
-    "alpha": ("dev", "strength"),
-}
+SELECTED = {"hidden1": "units", "hidden2": "units", "alpha": "strength", "dev_accuracy": "fraction"}
+FOLDS_SAY = "5 folds of train, stratified by label, in corpus order; words of a sentence may part"
 
 
 def run_part(
@@ -54,16 +48,36 @@ def run_part(
     report: Report,
 ) -> Outcome:
     """Fit every alpha of one architecture; `facts["cells"]` has their dev accuracies."""
-    setting = make_setting(data, seed=seed, device=device)
+    setting = _setting(options, data, seed=seed, device=device)
     if setting.n_classes < 2:
         return Outcome((), facts={"cells": []})
     (layer,) = data.layers
-    features = layer_features(setting, layer, scale=options.scale, centre=False)
     hidden = (part["hidden1"], part["hidden2"])
-    found = grid(
-        options, setting, features, [(hidden, alpha) for alpha in options.alpha], options.max_epochs, seed=seed
-    )
-    return Outcome((), facts={"cells": found})
+    asked = [(hidden, alpha) for alpha in options.alpha]
+    return Outcome((), facts={"cells": grid(options, setting, layer, asked, options.max_epochs, seed=seed)})
+
+
+def _setting(options: MlpOptions, data: ProbeData, *, seed: int, device: str) -> Setting:
+    return make_setting(data, seed=seed, device=device, needs_dev=options.selection == "dev")
+
+
+def _selected_on(options: MlpOptions) -> str:
+    """The part whose items chose the cell."""
+    return "train" if options.selection == "cv5" else "dev"
+
+
+def _selection(options: MlpOptions) -> dict[str, object]:
+    """How the cell was chosen, for records."""
+    return {"selection": options.selection, **({"folds": FOLDS_SAY} if options.selection == "cv5" else {})}
+
+
+def _metrics(options: MlpOptions) -> dict[str, tuple[str, str]]:
+    scores = {
+        "accuracy": ("test", "fraction"),
+        "macro_f1": ("test", "fraction"),
+        "train_accuracy": ("train", "fraction"),
+    }
+    return scores | {metric: (_selected_on(options), unit) for metric, unit in SELECTED.items()}
 
 
 def run(
@@ -76,42 +90,38 @@ def run(
     threads: int,
     report: Report,
 ) -> Outcome:
-    """Choose the best cell on dev and train it anew, with its control tasks beside it.
+    """Choose the best cell on dev or by cross-validation, and train it anew, with its control tasks beside it.
 
     Parameters
     ----------
-    options : MlpOptions
     data : ProbeData
         Of one layer.
-    parts : sequence of lists of cells
-        What `run_part` found.
     seed : int
         Of first weights, the order of items, the hold-out and the control labels.
-    device, threads : str, int
-        Where to compute; the caller holds torch to `threads`.
-    report : callable
+    others
+        As of every runner (`ftprobe.probes.Probe`).
 
     Returns
     -------
     Outcome
         `accuracy`, `macro_f1` and `train_accuracy` of each initialisation (`probe_seed`), `dev_accuracy`, `hidden1`,
         `hidden2` and `alpha` of the cell chosen, `majority`, and for each control task `control_accuracy` and
-        `selectivity` (against the mean accuracy). A best cell that met `max_epochs` is `not_converged`.
+        `selectivity` (against the mean accuracy). A best cell that met `max_epochs` is `not_converged`. With
+        `selection: cv5`, `dev_accuracy` is the mean over five folds of train, and its row is one of train.
 
     Raises
     ------
     InputError
-        An activation is not finite, or a part has no item.
+        An activation is not finite, a part has no item, or train fewer than five to cross-validate on.
     """
-    setting = make_setting(data, seed=seed, device=device)
+    setting = _setting(options, data, seed=seed, device=device)
     (layer,) = data.layers
-    if (nothing := undefined(setting, [layer], METRICS)) is not None:
+    if (nothing := undefined(setting, [layer], _metrics(options))) is not None:
         return nothing
-    features = layer_features(setting, layer, scale=options.scale, centre=False)
     cells = [cell for part in parts for cell in part]
     best, rows = best_cell(cells) if cells else None, []
     if options.search == "halving":
-        halved = halve(options, setting, features, seed=seed)
+        halved = halve(options, setting, layer, seed=seed)
         chosen = best_cell(halved.cells)
         if best is not None:
             detail = {
@@ -121,9 +131,10 @@ def run(
                 "epochs_full": sum(cell["epochs"] for cell in cells),
             }
             regret = best.dev_accuracy - chosen.dev_accuracy
-            rows.append(row(setting, layer, "halving_regret", regret, "dev", detail=detail))
+            rows.append(row(setting, layer, "halving_regret", regret, _selected_on(options), detail=detail))
         best, cells = chosen, list(halved.cells)
     assert best is not None
+    features = layer_features(setting, layer, scale=options.scale, centre=False)
     train, at_N = _refit_items(options, setting, features.train, features.dev)
     scored, predictions = _score(options, setting, _Again(layer, best, cells, train, at_N, features.test), seed=seed)
     return Outcome((*rows, *scored), predictions, facts(setting))
@@ -198,7 +209,8 @@ def _rows(options: MlpOptions, setting: Setting, again: _Again, ended: _Ended) -
     layer, best = again.layer, again.best
     gold_N = setting.data.y_N[setting.parts.test]
     y_train_N = setting.classes(again.at_N)
-    detail = {**shape(setting), "n_refit": len(again.at_N), "search": options.search, "cells": list(again.cells)}
+    how = _selection(options)
+    detail = {**shape(setting), "n_refit": len(again.at_N), "search": options.search, **how, "cells": list(again.cells)}
     for index, said_N in enumerate(ended.class_GN):
         predicted_N = setting.ids(said_N)
         status: Status = "ok" if bool(ended.converged_G[index]) else "not_converged"
@@ -209,6 +221,7 @@ def _rows(options: MlpOptions, setting: Setting, again: _Again, ended: _Ended) -
             yield row(setting, layer, metric, value, status=status, probe_seed=index, detail=own)
         yield row(setting, layer, "train_accuracy", train, "train", status=status, probe_seed=index)
     yield row(setting, layer, "majority", majority(setting))
-    for metric, value in zip(("hidden1", "hidden2", "alpha"), (*best.hidden, best.alpha), strict=True):
-        yield row(setting, layer, metric, float(value), "dev", METRICS[metric][1])
-    yield row(setting, layer, "dev_accuracy", best.dev_accuracy, "dev")
+    chosen = (*best.hidden, best.alpha, best.dev_accuracy)
+    for (metric, unit), value in zip(SELECTED.items(), chosen, strict=True):
+        own = how if metric == "dev_accuracy" else None
+        yield row(setting, layer, metric, float(value), _selected_on(options), unit, detail=own)

@@ -134,15 +134,10 @@ def run(
 
     Parameters
     ----------
-    options : NeuronOptions
-    data : ProbeData
-    parts : sequence of lists of cells
-        What `run_part` found.
     seed : int
         Of the first weights, the order of items, the hold-out, the control labels and the order of all-zero neurons.
-    device, threads : str, int
-        Where to compute; the caller holds torch to `threads`.
-    report : callable
+    others
+        As of every runner (`ftprobe.probes.Probe`).
 
     Returns
     -------

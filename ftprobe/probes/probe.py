@@ -70,7 +70,9 @@ class Probe:
         Part of every trial's id: raise it when the same options give other numbers.
     runner : str
         "module:function", imported when a trial runs; called as
-        `run(options, data, *, seed, device, threads, report) -> Outcome`.
+        `run(options, data, *, seed, device, threads, report) -> Outcome`: compute on `device`, where the caller holds
+        torch to `threads`, and tell `report` how far it has come. A trial with packs is also given what they found:
+        `parts`, their lists of cells.
     levels : tuple of str
         Levels of the tasks it can be asked about.
     seeded : bool
@@ -78,7 +80,7 @@ class Probe:
     parts : callable, optional
         `parts(options, layers_of_the_trial, layers_of_the_study)` gives the packs of a trial, each a JSON object.
     part_runner : str
-        As `runner`, called with `part=` one of them.
+        As `runner`, called with `part=` one of them and without `parts`.
     work : callable, optional
         `work(options, size)` counts cells and floating-point operations of a trial; `part=` one of its packs.
     """

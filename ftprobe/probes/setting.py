@@ -47,15 +47,15 @@ class Setting(NamedTuple):
         return len(self.fitted_K)
 
 
-def make_setting(data: ProbeData, *, seed: int, device: str) -> Setting:
-    """The setting of a trial; `seed` cuts the development part where the corpus has none.
+def make_setting(data: ProbeData, *, seed: int, device: str, needs_dev: bool = True) -> Setting:
+    """The setting of a trial; `seed` cuts the development part where the corpus has none and one is needed.
 
     Raises
     ------
     InputError
         A part has no item.
     """
-    parts = split(data, seed=seed)
+    parts = split(data, seed=seed, needs_dev=needs_dev)
     return Setting(data, parts, np.unique(data.y_N[parts.train]), device)
 
 

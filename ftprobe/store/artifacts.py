@@ -64,6 +64,10 @@ class Store:
 
     def existing(self, pairs: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
         """The (stage, id) pairs that exist: one listing a stage, then the manifests of those listed."""
+        return set(self.held(pairs))
+
+    def held(self, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
+        """The manifests of those of the (stage, id) pairs that exist."""
         by_stage: dict[str, set[str]] = {}
         for stage, id in pairs:
             by_stage.setdefault(stage, set()).add(_checked_name(id))
@@ -72,7 +76,8 @@ class Store:
             for id, size_of in self.volume.sizes(f"artifacts/{_checked_name(stage)}", ids).items():
                 if MANIFEST in size_of:
                     sizes[stage, id] = size_of
-        return {key for key, found in self._read(list(sizes)) if found and complete(found["files"], sizes[key])}
+        read = self._read(list(sizes))
+        return {key: found for key, found in read if found and complete(found["files"], sizes[key])}
 
     def artifacts(self) -> list[tuple[str, str]]:
         """Every (stage, id) with a folder in the store, damaged ones included."""

@@ -17,6 +17,7 @@ State = Literal["pretrained", "finetuned"]
 Layers = Literal["all"] | tuple[int, ...]
 
 Count = Annotated[int, Field(ge=1)]
+Tracker = Literal["tensorboard", "mlflow", "wandb"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0)]
@@ -104,6 +105,8 @@ class Resources(Options):
     cpu: Positive | None = None
     gpu: Share | None = None
     memory_gb: Positive | None = None
+    max_concurrent: Count | None = None
+    """At most this many trials of the stage at once; no limit but the machine's when null."""
 
 
 class ProbeEntry(ActivationOptions):
@@ -141,6 +144,13 @@ class StudyHead(Options):
     report: str | None = None
     paper: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
+    track: tuple[Tracker, ...] = ()
+    """Where running trials log what they report, beside the store."""
+
+    @field_validator("track", mode="before")
+    @classmethod
+    def _several(cls, track: object) -> object:
+        return (track,) if isinstance(track, str) else track
 
 
 class FinetuneRun(NamedTuple):
@@ -189,6 +199,7 @@ class Study:
     """The paper it reproduces, as it stands in records."""
     seed: int = 0
     """The seed of all data choices: generated corpora, hold-outs, samples."""
+    track: tuple[Tracker, ...] = ()
     data: dict[str, str] = field(default_factory=dict)
     """Where corpora lie: corpus name to folder."""
     resources: dict[Stage, Resources] = field(default_factory=dict)

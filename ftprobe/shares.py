@@ -1,0 +1,135 @@
+"""Shares: what a trial of each stage asks of a node, and how many trials of a stage may be with the sweep at once.
+
+Knows nothing of ray: nodes are mappings of resource to amount.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ftprobe.errors import InputError, Problem
+from ftprobe.planner import STAGES, Stage
+from ftprobe.schedule import Loads
+from ftprobe.study import Resources, Study
+
+GPUS: Mapping[Stage, float] = {"finetune": 1.0, "activations": 1.0, "probe": 0.25}
+AHEAD = 16  # packs of a stage that wait for a worker: enough to keep workers busy, few enough to keep the order
+AHEAD_OF_NODES = 64  # where an autoscaler starts nodes for what waits
+
+Node = Mapping[str, float]
+
+
+class Share(NamedTuple):
+    """What one trial of a stage asks for: cores, GPUs, bytes of memory."""
+
+    cpu: float
+    gpu: float
+    memory: float
+
+    def request(self) -> dict[str, float]:
+        """As Tune takes it."""
+        return {"cpu": self.cpu, **{k: v for k, v in (("gpu", self.gpu), ("memory", self.memory)) if v}}
+
+
+def shares_of(study: Study, nodes: Sequence[Node], to_come: Sequence[Node] = ()) -> dict[Stage, Share]:
+    """Each stage's share, checked against the nodes: a request that no node can meet would wait for ever.
+
+    Defaults: where any node has a GPU, fine-tuning and extraction take one and probes a quarter; CPUs are a quarter
+    of the largest node, between 1 and 4.
+
+    Parameters
+    ----------
+    study : Study
+    nodes : sequence of mapping
+        Resources of the nodes that are there (`CPU`, `GPU`, `memory` in bytes).
+    to_come : sequence of mapping
+        Those of a node of each type that an autoscaler may start.
+
+    Raises
+    ------
+    InputError
+        A stage asks for more than any node has.
+    """
+    every = [*nodes, *to_come]
+    cpu = float(max(1, min(4, int(max((node.get("CPU", 0.0) for node in every), default=0.0)) // 4)))
+    gpus = GPUS if any(node.get("GPU") for node in every) else dict.fromkeys(GPUS, 0.0)
+    shares: dict[Stage, Share] = {}
+    problems = []
+    for stage, gpu in gpus.items():
+        asked = study.resources.get(stage, Resources())
+        share = Share(
+            cpu if asked.cpu is None else asked.cpu,
+            gpu if asked.gpu is None else asked.gpu,
+            (asked.memory_gb or 0.0) * 1e9,
+        )
+        shares[stage] = share
+        if not any(_fits(share, node) for node in every):
+            have = "; ".join(f"{n.get('CPU', 0):g} CPU, {n.get('GPU', 0):g} GPU" for n in every) or "no node"
+            want = f"{share.cpu:g} CPU, {share.gpu:g} GPU, {share.memory / 1e9:g} GB"
+            problems.append(
+                Problem(
+                    f"resources.{stage}", f"a trial asks for {want} and no node has that", f"the cluster has: {have}"
+                )
+            )
+    if problems:
+        raise InputError(problems)
+    return shares
+
+
+def _fits(share: Share, node: Node) -> bool:
+    have = (node.get("CPU", 0.0), node.get("GPU", 0.0), node.get("memory", 0.0))
+    return all(asked <= there for asked, there in zip(share, have, strict=True))
+
+
+@dataclasses.dataclass
+class Admission:
+    """Whether one more pack of a stage may go to Tune.
+
+    Each stage has a window of its own, so that none waits behind the packs of another, and late choice keeps the
+    longest path first. While packs that need a GPU are to come, those that need none leave a GPU node the cores that
+    go with its GPUs: otherwise they would take each core as it comes free, and no GPU trial would ever find enough.
+
+    Attributes
+    ----------
+    shares : mapping of stage to Share
+    limits : mapping of stage to int
+        `max_concurrent` of the study; absent: no limit.
+    nodes : sequence of mapping
+        The cluster's nodes now; the sweep keeps it up to date.
+    autoscaled : bool
+        More packs may wait then: it is they that make the cluster grow.
+    """
+
+    shares: Mapping[Stage, Share]
+    limits: Mapping[Stage, int]
+    nodes: Sequence[Node]
+    autoscaled: bool = False
+
+    def admits(self, stage: Stage, loads: Loads) -> bool:
+        """Whether to hand out another pack of a stage."""
+        out, queued = loads.out, loads.queued
+        if out[stage] >= self.limits.get(stage, out[stage] + 1):
+            return False
+        if queued[stage] >= (AHEAD_OF_NODES if self.autoscaled else AHEAD):
+            return False
+        on_gpu = [s for s in STAGES if self.shares[s].gpu]
+        if stage in on_gpu or not any(out[s] + loads.left[s] for s in on_gpu):
+            return True
+        beside = sum(out[s] for s in STAGES if s not in on_gpu)
+        idle = self._gpu_places() - sum(out[s] - queued[s] for s in on_gpu)
+        starved = idle > 0 and any(queued[s] for s in on_gpu)
+        return beside < self._places_beside(stage) or (self.autoscaled and not starved)
+
+    def _gpu_places(self) -> int:
+        """GPU trials that fit at once, counted by the largest share: fewer than may really run."""
+        gpu = max(share.gpu for share in self.shares.values())
+        return int(sum(node.get("GPU", 0.0) // gpu for node in self.nodes))
+
+    def _places_beside(self, stage: Stage) -> int:
+        """Trials of a stage without GPUs that fit beside the GPU trials of every node; 1 at least."""
+        users = [share for share in self.shares.values() if share.gpu]
+        cores_of_gpu = max(share.cpu / share.gpu for share in users)
+        free = (node.get("CPU", 0.0) - node.get("GPU", 0.0) * cores_of_gpu for node in self.nodes)
+        return max(1, int(sum(max(0.0, cores) // self.shares[stage].cpu for cores in free)))

@@ -1,0 +1,112 @@
+"""The cluster: its nodes, those an autoscaler may add, and whether every node sees what its trials need."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+import yaml
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ftprobe.errors import InputError, Problem, StoreError
+from ftprobe.planner import Plan
+from ftprobe.store import Store
+
+BOOTSTRAP = "~/ray_bootstrap_config.yaml"  # what `ray up` leaves on the head: the cluster file, filled in
+LOOK_S = 120.0  # a node that has not answered by then is taken for one that does not answer
+
+
+def alive_nodes() -> list[dict[str, float]]:
+    """Resources of every node that is alive."""
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def nodes_to_come() -> list[dict[str, float]]:
+    """Resources of one node of each type that the cluster's autoscaler may start; known on a head made by `ray up`."""
+    path = Path(BOOTSTRAP).expanduser()
+    if not path.is_file() or not _on_head():
+        return []
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        types = document["available_node_types"]
+        return [dict(each["resources"]) for each in types.values() if each.get("max_workers", 0) and each["resources"]]
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return []
+
+
+def _on_head() -> bool:
+    """Whether this machine is the head of the cluster at hand."""
+    head = ray._private.worker.global_worker.gcs_client.address.rsplit(":", 1)[0]
+    return head in {ray.util.get_node_ip_address(), "127.0.0.1"}
+
+
+def check_nodes(plan: Plan, store: Store) -> None:
+    """Have every other node read what this one wrote to the store, write to it, and look for local checkpoints.
+
+    Raises
+    ------
+    InputError
+        A node that does not see the store or a checkpoint, by name.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+    token = uuid.uuid4().hex
+    locations = {str(t.where["location"]) for t in plan.trials.values() if t.where.get("location")}
+    folders = sorted(path for path in locations if Path(path).is_dir())
+    names = [f"checks/{token}", *(f"checks/{token}-{node['NodeID']}" for node in nodes)]
+    store.volume.write(names[0], token.encode())
+    try:
+        problems = _asked(nodes, names, store, folders)
+    finally:
+        for name in names:
+            store.volume.delete(name)
+    if problems:
+        raise InputError(problems)
+
+
+def _asked(nodes: Sequence[dict[str, Any]], names: Sequence[str], store: Store, folders: list[str]) -> list[Problem]:
+    look = ray.remote(num_cpus=0, max_retries=0)(sees)
+    asked = {}
+    for node, own in zip(nodes, names[1:], strict=True):
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        asked[look.options(scheduling_strategy=there).remote(store, names[0], own, folders)] = (node, own)
+    ray.wait(list(asked), num_returns=len(asked), timeout=LOOK_S)
+    problems: list[Problem] = []
+    for answer, (node, own) in asked.items():
+        place = f"node {node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+        try:
+            said = ray.get(answer, timeout=0)
+        except ray.exceptions.RayError as error:
+            if node["NodeID"] not in {each["NodeID"] for each in ray.nodes() if each["Alive"]}:
+                continue  # it left meanwhile
+            short = str(error).strip().splitlines()[-1]
+            problems.append(Problem(place, f"does not run ftprobe: {short}", "install the same version on every node"))
+            continue
+        problems += [Problem(place, *each) for each in said]
+        if not said and store.volume.read(own) is None:
+            what = f"has a folder of its own where the store {store.url} is"
+            problems.append(Problem(place, what, "give a shared folder or an object store with --store"))
+    return problems
+
+
+def sees(store: Store, token: str, own: str, folders: Sequence[str]) -> list[tuple[str, str]]:
+    """What is wrong with this node, and the repair: empty if it reads and writes the store and has the folders."""
+    wrong = []
+    try:
+        if store.volume.read(token) is None:
+            shared = "give a shared folder or an object store with --store"
+            wrong.append((f"does not see the store {store.url}", shared))
+        else:
+            store.volume.write(own, socket.gethostname().encode())
+    except StoreError as error:
+        wrong.append((str(error), "mount the store there, or allow that node to read and write it"))
+    for folder in folders:
+        if not os.path.isdir(folder):
+            wrong.append((f"has no checkpoint {folder}", "install the package or copy the folder to every node"))
+    return wrong

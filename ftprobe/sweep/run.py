@@ -1,0 +1,140 @@
+"""One Tuner per run: a schedule's packs as Ray Tune trials, each with its stage's share of a node.
+
+A lost worker or node is retried by Tune; an error inside a trial is a result.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune import FailureConfig, RunConfig, TuneConfig
+
+from ftprobe.runner import Observer
+from ftprobe.schedule import Schedule
+from ftprobe.shares import Admission, shares_of
+from ftprobe.store import Store
+from ftprobe.sweep.cluster import alive_nodes, check_nodes, nodes_to_come
+from ftprobe.sweep.searcher import RETRIES, DagSearcher, Watcher
+from ftprobe.sweep.trackers import trackers
+from ftprobe.worker import run_pack
+
+CONCURRENT = 1024  # Tune gives a custom searcher one pending trial unless told otherwise
+# The store is the checkpoint: Tune's own files and tables only cost time.
+SETTINGS = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+Execute = Callable[..., dict[str, Any]]
+
+
+def run_ray(
+    schedule: Schedule,
+    store: Store,
+    observer: Observer,
+    *,
+    address: str | None = None,
+    execute: Execute = run_pack,
+) -> None:
+    """Run the schedule on Ray Tune: a local Ray, or the cluster at `address`.
+
+    Raises
+    ------
+    InputError
+        A stage asks for more than any node of the cluster has; a node does not see the store or a local checkpoint.
+    """
+    for key, value in SETTINGS.items():
+        os.environ.setdefault(key, value)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # losses are told by the observer
+    started_here = not ray.is_initialized()
+    if started_here:
+        # without an address ray would join any cluster that happens to run on this machine
+        ray.init(address=address or "local", log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+    scratch = Path(tempfile.mkdtemp(prefix="ftprobe-tune-"))
+    try:
+        study, nodes, to_come = schedule.plan.study, alive_nodes(), nodes_to_come()
+        shares = shares_of(study, nodes, to_come)
+        check_nodes(schedule.plan, store)
+        limits = {stage: r.max_concurrent for stage, r in study.resources.items() if r.max_concurrent is not None}
+        observer.begin(schedule, _slots(nodes))
+        admission = Admission(shares, limits, nodes, autoscaled=bool(to_come))
+        searcher = DagSearcher(schedule, store, observer, admission, alive_nodes)
+        callbacks = [Watcher(searcher), *trackers(study, searcher)]
+        _tuner(searcher, callbacks, store, execute, scratch).fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        if started_here:
+            ray.shutdown()
+
+
+def _slots(nodes: list[dict[str, float]]) -> str:
+    total = {key: sum(node.get(key, 0.0) for node in nodes) for key in ("CPU", "GPU")}
+    dashboard = ray._private.worker.get_dashboard_url()
+    link = f", dashboard http://{dashboard}" if dashboard else ""
+    return f"Ray: {len(nodes)} node(s), {total['CPU']:g} CPU, {total['GPU']:g} GPU{link}"
+
+
+def _tuner(
+    searcher: DagSearcher, callbacks: list[tune.Callback], store: Store, execute: Execute, scratch: Path
+) -> tune.Tuner:
+    shares = searcher.admission.shares
+    trainable = tune.with_resources(
+        tune.with_parameters(_trainable, store=store, execute=execute),
+        lambda config: shares[config["stage"]].request(),
+    )
+    return tune.Tuner(
+        trainable,
+        tune_config=TuneConfig(
+            search_alg=searcher,
+            num_samples=-1,
+            max_concurrent_trials=CONCURRENT,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: f"{trial.config['stage']}-{trial.config['pack'][:12]}",
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
+        ),
+        run_config=RunConfig(
+            name="sweep",
+            storage_path=str(scratch),
+            failure_config=FailureConfig(max_failures=RETRIES),
+            callbacks=callbacks,
+            verbose=0,
+        ),
+    )
+
+
+def hold_to(share: float) -> None:
+    """Let this process take no more than its share of the GPU's memory: a trial that wants more fails alone."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(share)
+
+
+def _trainable(config: dict[str, Any], *, store: Store, execute: Execute) -> None:
+    """One pack in a Tune worker: reports as it goes, and what became of it last."""
+    gpus = ray.get_gpu_ids()
+    if not gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # ray leaves it unset, and torch would see every GPU
+    assigned = ray.get_runtime_context().get_assigned_resources()
+    if 0 < assigned.get("GPU", 0) < 1:
+        hold_to(assigned["GPU"])
+    outcome = execute(
+        json.loads(config["trials"]),
+        store,
+        device="cuda" if gpus else "cpu",
+        threads=max(1, int(assigned.get("CPU", 1))),
+        report=lambda metrics: tune.report({"metrics": json.dumps(metrics, default=float)}),
+    )
+    tune.report({"outcome": json.dumps(outcome, default=float)})

@@ -1,0 +1,111 @@
+"""The searcher that hands Ray Tune the packs of a schedule, and the callback that tells an observer what they do."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.search import Searcher
+
+from ftprobe.runner import Observer, as_result, finish
+from ftprobe.schedule import Pack, Result, Schedule
+from ftprobe.shares import Admission
+from ftprobe.store import Store
+
+RETRIES = 3  # of a lost worker or node; errors of a trial itself are never retried
+_LOOK_S = 5.0  # how often the cluster is asked for its nodes
+
+
+class DagSearcher(Searcher):  # type: ignore[misc]
+    """Hands out packs whose parents are done and that `admission` lets through, and FINISHED when none is left.
+
+    Attributes
+    ----------
+    packs : dict of str to Pack
+        What runs, by Tune's trial id.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        store: Store,
+        observer: Observer,
+        admission: Admission,
+        nodes: Callable[[], list[dict[str, float]]],
+    ) -> None:
+        super().__init__()
+        self.schedule, self.store, self.observer = schedule, store, observer
+        self.admission, self.nodes = admission, nodes
+        self.packs: dict[str, Pack] = {}
+        self._looked = time.monotonic()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its searcher to restore runs, and ours resume from the store."""
+        return {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next pack as a trial's configuration."""
+        if time.monotonic() - self._looked > _LOOK_S:
+            self.admission.nodes, self._looked = self.nodes(), time.monotonic()
+        loads = self.schedule.loads()
+        pack = self.schedule.next(lambda stage: self.admission.admits(stage, loads))
+        if pack is None:
+            return str(Searcher.FINISHED) if self.schedule.finished else None
+        self.packs[trial_id] = pack
+        trials = json.dumps([trial.payload() for trial in pack.trials])
+        return {"stage": pack.stage, "pack": pack.id, "trials": trials}
+
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        """A pack came back, or was lost too often."""
+        pack = self.packs.pop(trial_id)
+        if error or not result or "outcome" not in result:
+            outcome = Result("failed", f"its worker or node was lost {RETRIES + 1} times")
+        else:
+            outcome = as_result(json.loads(result["outcome"]))
+        finish(self.schedule, self.store, self.observer, pack, outcome)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the store is the checkpoint."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the store is the checkpoint."""
+
+
+class Watcher(Callback):  # type: ignore[misc]
+    """Tells the schedule and the observer of starts, losses and reports."""
+
+    def __init__(self, searcher: DagSearcher) -> None:
+        self.searcher = searcher
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing, as for the searcher."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A worker took a pack."""
+        pack = self.searcher.packs.get(trial.trial_id)
+        if pack is not None:
+            self.searcher.schedule.start(pack.id)
+            self.searcher.observer.started(pack)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A pack lost its worker or node, and waits for another."""
+        pack = self.searcher.packs.get(trial.trial_id)
+        if pack is not None:
+            self.searcher.schedule.lose(pack.id)
+            self.searcher.observer.lost(pack)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **info: Any
+    ) -> None:
+        """A running pack reported."""
+        pack = self.searcher.packs.get(trial.trial_id)
+        if "metrics" in result and pack is not None:
+            self.searcher.observer.metric(pack, json.loads(result["metrics"]))
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Time passed."""
+        self.searcher.observer.tick()

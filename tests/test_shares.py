@@ -1,0 +1,66 @@
+"""What stages ask of nodes, and how many packs of each may be with the sweep."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from ftprobe.schedule import Loads
+from ftprobe.shares import AHEAD, AHEAD_OF_NODES, Admission, Share
+
+ON_GPU, BESIDE = Share(4.0, 1.0, 0.0), Share(1.0, 0.0, 0.0)
+SHARES = {"finetune": ON_GPU, "activations": ON_GPU, "probe": BESIDE}
+GPU_NODE, CPU_NODE = {"CPU": 16.0, "GPU": 2.0}, {"CPU": 8.0}
+
+
+def loads(
+    out: Mapping[str, int] | None = None, queued: Mapping[str, int] | None = None, left: Mapping[str, int] | None = None
+) -> Loads:
+    return Loads(Counter(out or {}), Counter(queued or {}), Counter(left or {}))
+
+
+def test_each_stage_has_a_window_of_its_own() -> None:
+    admission = Admission(dict.fromkeys(SHARES, BESIDE), {}, [CPU_NODE])
+    full = loads({"probe": 40}, {"probe": AHEAD}, {"probe": 900, "finetune": 3})
+    assert not admission.admits("probe", full)
+    assert admission.admits("finetune", full)
+    assert admission.admits("probe", loads({"probe": 40}, {"probe": AHEAD - 1}, {"probe": 900}))
+
+
+def test_an_autoscaler_sees_more_that_waits() -> None:
+    waiting = loads({"probe": AHEAD}, {"probe": AHEAD}, {"probe": 900})
+    shares = dict.fromkeys(SHARES, BESIDE)
+    assert not Admission(shares, {}, [CPU_NODE]).admits("probe", waiting)
+    assert Admission(shares, {}, [CPU_NODE], autoscaled=True).admits("probe", waiting)
+    demand = loads({"probe": AHEAD_OF_NODES}, {"probe": AHEAD_OF_NODES}, {"probe": 900})
+    assert not Admission(shares, {}, [CPU_NODE], autoscaled=True).admits("probe", demand)
+
+
+def test_the_limit_of_a_stage_counts_what_waits_too() -> None:
+    admission = Admission(dict.fromkeys(SHARES, BESIDE), {"probe": 3}, [CPU_NODE])
+    assert admission.admits("probe", loads({"probe": 2}, {}, {"probe": 5}))
+    assert not admission.admits("probe", loads({"probe": 3}, {"probe": 1}, {"probe": 5}))
+    assert admission.admits("activations", loads({"probe": 3}, {}, {"activations": 1}))
+
+
+def test_cpu_trials_leave_a_gpu_node_the_cores_of_its_gpus() -> None:
+    admission = Admission(SHARES, {}, [GPU_NODE, CPU_NODE])
+    # 16 cores less 2 GPUs x 4 cores, and the 8 of the other node
+    assert admission.admits("probe", loads({"probe": 15}, {}, {"finetune": 1}))
+    assert not admission.admits("probe", loads({"probe": 16}, {}, {"finetune": 1}))
+    assert not admission.admits("probe", loads({"probe": 16, "activations": 1}, {}, {}))
+    assert admission.admits("probe", loads({"probe": 16}, {}, {"probe": 100})), "no GPU work left: all cores are free"
+
+
+def test_cpu_trials_ask_an_autoscaler_for_nodes_unless_a_gpu_trial_starves() -> None:
+    admission = Admission(SHARES, {}, [GPU_NODE], autoscaled=True)
+    busy = loads({"probe": 30, "finetune": 5}, {"finetune": 3}, {"probe": 9})
+    assert admission.admits("probe", busy), "both GPUs are at work: the cores are not what the others wait for"
+    starving = loads({"probe": 30, "finetune": 4}, {"finetune": 3}, {"probe": 9})
+    assert not admission.admits("probe", starving)
+
+
+def test_one_cpu_trial_always_goes() -> None:
+    admission = Admission(SHARES, {}, [{"CPU": 4.0, "GPU": 1.0}])
+    assert admission.admits("probe", loads({}, {}, {"finetune": 1}))
+    assert not admission.admits("probe", loads({"probe": 1}, {}, {"finetune": 1}))
