@@ -18,6 +18,7 @@ import ray
 from ray import tune
 from ray.tune import FailureConfig, RunConfig, TuneConfig
 
+from ftprobe.errors import InputError
 from ftprobe.runner import Observer
 from ftprobe.schedule import Schedule
 from ftprobe.shares import Admission, shares_of
@@ -53,15 +54,15 @@ def run_ray(
     Raises
     ------
     InputError
-        A stage asks for more than any node of the cluster has; a node does not see the store or a local checkpoint.
+        The cluster cannot be reached; a stage asks for more than any node of it has; a node does not see the store or a
+        local checkpoint.
     """
     for key, value in SETTINGS.items():
         os.environ.setdefault(key, value)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # losses are told by the observer
     started_here = not ray.is_initialized()
     if started_here:
-        # without an address ray would join any cluster that happens to run on this machine
-        ray.init(address=address or "local", log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+        _connect(address)
     scratch = Path(tempfile.mkdtemp(prefix="ftprobe-tune-"))
     try:
         study, nodes, to_come = schedule.plan.study, alive_nodes(), nodes_to_come()
@@ -77,6 +78,19 @@ def run_ray(
         shutil.rmtree(scratch, ignore_errors=True)
         if started_here:
             ray.shutdown()
+
+
+def _connect(address: str | None) -> None:
+    # without an address ray would join any cluster that happens to run on this machine
+    where = address or "local"
+    try:
+        ray.init(address=where, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+    except ConnectionError as error:
+        if address is None:
+            raise
+        reason = str(error.__cause__ or error).partition(". ")[0]
+        repair = "start it, or give its address; with a token: RAY_AUTH_MODE=token and the token in ~/.ray/auth_token"
+        raise InputError.one("--address", f"no Ray cluster at {address}: {reason}", repair) from error
 
 
 def _slots(nodes: list[dict[str, float]]) -> str:

@@ -2,9 +2,10 @@
 
     python tests/cluster/run.py FOLDER       # needs root on Linux, sshd and rsync; writes facts.json and records there
     python tests/cluster/run.py --missing    # prints what it needs and does not find, and exits with 3
+    python tests/cluster/run.py --hosts FOLDER    # only makes the hosts, and keeps them for ten minutes
 
-The hosts are namespaces of this machine (see lab.py), the cluster file is docs/clusters/onprem.yaml with their addresses
-and without the installation, the S3 server is moto's. facts.json says what was seen; test_hosts.py judges it.
+The hosts are namespaces of this machine (see lab.py), the cluster file is docs/clusters/onprem.yaml with their
+addresses and without the installation, the S3 server is moto's. facts.json says what was seen; test_hosts.py judges it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,14 +41,17 @@ def main() -> None:
         reason = lab.missing()
         print(reason)
         sys.exit(3 if reason else 0)
-    out = Path(sys.argv[1]).resolve()
+    out = Path(sys.argv[-1]).resolve()
     out.mkdir(parents=True, exist_ok=True)
     os.environ["FTPROBE_LAB_KEEP"] = ":".join(map(str, [*PLACES, out]))
     lab.enter()
     _environment()
-    token = _ray("get-auth-token", "--generate").strip()
     _skeleton()
     hosts = lab.build(NAMES, keep=[p for p in PLACES if p != REPO], hide=[REPO])
+    if "--hosts" in sys.argv:
+        print("up", flush=True)
+        time.sleep(600)
+    token = _ray("get-auth-token", "--generate").strip()
     config = _cluster_file(hosts)
     plain = _plain(out)
     with _s3_server(), _cluster(config):
@@ -161,13 +166,14 @@ def _nodes(config: Path, wanted: int) -> dict[str, dict[str, float]]:
 
 def _refused(head: lab.Host) -> dict[str, str]:
     """What clients without the token, or away from the head, are told."""
-    client = f"import ray; ray.init('{head.ip}:6379', log_to_driver=False); print(ray.cluster_resources())"
+    argv = ["run", str(HERE / "study.yaml"), "--address", f"{head.ip}:6379", "--store", str(lab.LAB / "refused")]
+    client = [sys.executable, "-m", "ftprobe.cli", *argv]
     ask = "curl -sS -o /dev/null -m 10 -w '%{http_code}'"
     url = "http://127.0.0.1:8265/api/jobs/"
-    bearer = f"-H \"Authorization: Bearer $(cat {lab.HOME}/.ray/auth_token)\""
+    bearer = f'-H "Authorization: Bearer $(cat {lab.HOME}/.ray/auth_token)"'
     return {
-        "no token": _tried([sys.executable, "-c", client], RAY_AUTH_MODE="disabled"),
-        "wrong token": _tried([sys.executable, "-c", client], RAY_AUTH_TOKEN="0" * 64),
+        "no token": _tried(client, RAY_AUTH_MODE="disabled"),
+        "wrong token": _tried(client, RAY_AUTH_TOKEN="0" * 64),
         "dashboard without token": lab.run_on(head, f"{ask} {url}"),
         "dashboard with token": lab.run_on(head, f"{ask} {bearer} {url}"),
         "dashboard from outside": _tried(["curl", "-sS", "-m", "10", f"http://{head.ip}:8265/"]),
@@ -195,15 +201,20 @@ def _places_of(secrets: list[str], hosts: list[lab.Host], said: dict[str, str]) 
     from pyarrow.fs import FileSelector, S3FileSystem
 
     wanted = [secret.encode() for secret in secrets]
-    s3 = S3FileSystem(endpoint_override=S3)
+    s3 = S3FileSystem(endpoint_override=S3, region="us-east-1")
     objects = [i.path for i in s3.get_file_info(FileSelector("studies", recursive=True)) if i.is_file]
-    found = [f"s3 {path}" for path in objects if any(w in s3.open_input_stream(path).read() for w in wanted)]
+    with ThreadPoolExecutor(16) as pool:
+        contents = dict(zip(objects, pool.map(lambda path: s3.open_input_stream(path).read(), objects), strict=True))
+    found = [f"s3 {path}" for path, data in contents.items() if any(w in data for w in wanted)]
     files = [p for p in (lab.SHARED / "store").rglob("*") if p.is_file()]
-    found += [str(path) for path in files if any(w in path.read_bytes() for w in wanted)]
+    found += [str(path) for path in files if any(map(path.read_bytes().__contains__, wanted))]
     found += [f"printed by the run over {name}" for name, text in said.items() if any(s in text for s in secrets)]
     for host in hosts:
         patterns = " ".join(f"-e '{secret}'" for secret in secrets)
-        found += [f"{host.name} {line}" for line in lab.run_on(host, f"grep -rlF {patterns} /tmp").splitlines()]
+        found += [
+            f"{host.name} {line}"
+            for line in lab.run_on(host, f"grep -rlF {patterns} /tmp/ray/session_latest/logs").splitlines()
+        ]
     if len(objects) < 20 or len(files) < 20:
         raise RuntimeError(f"too few files to look into: {len(objects)} objects, {len(files)} files")
     return found
