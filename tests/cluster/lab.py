@@ -117,6 +117,11 @@ def run_on(host: Host, command: str) -> str:
     return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
 
 
+def run_here(command: str) -> None:
+    """Run a shell command in the lab, and raise where it fails."""
+    subprocess.run(["bash", "-ec", command], check=True)
+
+
 def below_cover(paths: Sequence[Path], covers: Sequence[Path]) -> list[Path]:
     """The paths that mounting over the covers would hide, outermost first."""
     return sorted({p for p in paths if any(p.is_relative_to(cover) for cover in covers) and p not in covers})
@@ -125,27 +130,27 @@ def below_cover(paths: Sequence[Path], covers: Sequence[Path]) -> list[Path]:
 def _furnish() -> None:
     """The lab's own disk, `/tmp`, network and home."""
     keep = below_cover([Path(p) for p in os.environ["FTPROBE_LAB_KEEP"].split(":")], [Path("/tmp"), Path("/run")])
-    _sh("mount -t tmpfs lab /mnt")
+    run_here("mount -t tmpfs lab /mnt")
     for folder in ("keep-lab", "keep", "shared", "keys", "up", "skeleton", "home"):
         (LAB / folder).mkdir()
     for i, path in enumerate(keep):
-        _sh(f"mkdir {LAB}/keep-lab/{i} && mount --bind {path} {LAB}/keep-lab/{i}")
-    _sh("mount -t tmpfs tmp /tmp && mount -t tmpfs run /run")
+        run_here(f"mkdir {LAB}/keep-lab/{i} && mount --bind {path} {LAB}/keep-lab/{i}")
+    run_here("mount -t tmpfs tmp /tmp && mount -t tmpfs run /run")
     for i, path in enumerate(keep):
-        _sh(f"mkdir -p {path} && mount --bind {LAB}/keep-lab/{i} {path}")
-    _sh("hostname desk && ip link set lo up && ip link add hosts type bridge && ip link set hosts up")
-    _sh(f"ip addr add {BRIDGE_IP}/24 dev hosts")
+        run_here(f"mkdir -p {path} && mount --bind {LAB}/keep-lab/{i} {path}")
+    run_here("hostname desk && ip link set lo up && ip link add hosts type bridge && ip link set hosts up")
+    run_here(f"ip addr add {BRIDGE_IP}/24 dev hosts")
     (LAB / "passwd").write_text(
         f"root:x:0:0:root:{HOME}:/bin/bash\nsshd:x:105:65534::/run/sshd:/usr/sbin/nologin\n"
         "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
     )
-    _sh(f"mount --bind {LAB}/passwd /etc/passwd")
+    run_here(f"mount --bind {LAB}/passwd /etc/passwd")
     os.environ["HOME"] = str(HOME)
 
 
 def _keys() -> None:
     KEY.parent.mkdir(exist_ok=True)
-    _sh(f"ssh-keygen -q -t ed25519 -N '' -f {KEY} && ssh-keygen -q -t ed25519 -N '' -f {KEY.parent}/host")
+    run_here(f"ssh-keygen -q -t ed25519 -N '' -f {KEY} && ssh-keygen -q -t ed25519 -N '' -f {KEY.parent}/host")
     (KEY.parent / "sshd_config").write_text(
         f"HostKey {KEY.parent}/host\nPermitRootLogin prohibit-password\nStrictModes no\nUsePAM no\n"
         "PidFile none\nPrintLastLog no\nMaxStartups 100\nSubsystem sftp internal-sftp\n"
@@ -164,8 +169,8 @@ def _plug(host: Host, cable: str) -> None:
     """A veth pair from the bridge to the host's own network namespace."""
     own = os.readlink("/proc/self/ns/net")
     _await(lambda: os.readlink(f"/proc/{host.process.pid}/ns/net") != own, "a network namespace", host)
-    _sh(f"ip link add {cable} type veth peer name eth0 netns {host.process.pid}")
-    _sh(f"ip link set {cable} master hosts && ip link set {cable} up")
+    run_here(f"ip link add {cable} type veth peer name eth0 netns {host.process.pid}")
+    run_here(f"ip link set {cable} master hosts && ip link set {cable} up")
 
 
 def _await(ready: object, what: str, host: Host) -> None:
@@ -186,7 +191,3 @@ def _answers(ip: str) -> bool:
 
 def _children(pid: int) -> list[int]:
     return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def _sh(command: str) -> None:
-    subprocess.run(["bash", "-ec", command], check=True)

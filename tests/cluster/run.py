@@ -54,23 +54,28 @@ def main() -> None:
     token = _ray("get-auth-token", "--generate").strip()
     config = _cluster_file(hosts)
     plain = _plain(out)
-    with _s3_server(), _cluster(config):
-        facts: dict[str, Any] = {"nodes": _nodes(config, len(hosts))}
-        facts["refused"] = _refused(hosts[0])
-        facts["import"] = _on_head(config, "python -c 'import ftprobe; print(ftprobe.__file__)'")
-        said = {name: _on_head(config, f"ftprobe run study.yaml --address auto --offline --store {STORES[name]}")
-                for name in STORES}  # fmt: skip
-        facts["secrets"] = _places_of([token, SECRET_ID, SECRET], hosts, said)
-        facts["hosts"] = {name: _hosts_of(store) for name, store in STORES.items()}
-        facts["status"] = _ftprobe("status", HERE / "study.yaml", "--store", STORES["s3"])
-    facts["left"] = _left(hosts)
-    facts["said"] = said
-    if plain.wait():
-        sys.exit("the plain run failed")
-    for name, store in {**STORES, "plain": str(out / "plain")}.items():
-        _ftprobe("records", HERE / "study.yaml", "--store", store, "--out", out / f"{name}.parquet")
+    with _s3_server():
+        facts = _study_on(config, hosts, token)
+        facts["left"] = _left(hosts)
+        if plain.wait():
+            sys.exit("the plain run failed")
+        for name, store in {**STORES, "plain": str(out / "plain")}.items():
+            _ftprobe("records", HERE / "study.yaml", "--store", store, "--out", out / f"{name}.parquet")
     (out / "facts.json").write_text(json.dumps(facts, indent=1))
     print(f"seen in {time.perf_counter():.0f} s: {out}/facts.json")
+
+
+def _study_on(config: Path, hosts: list[lab.Host], token: str) -> dict[str, Any]:
+    """Bring the cluster up, run the study on both stores, look around, and take it down."""
+    with _cluster(config):
+        facts: dict[str, Any] = {"nodes": _nodes(config, len(hosts)), "refused": _refused(hosts[0])}
+        facts["import"] = _on_head(config, "python -c 'import ftprobe; print(ftprobe.__file__)'")
+        run = "ftprobe run study.yaml --address auto --offline --store"
+        facts["said"] = {name: _on_head(config, f"{run} {store}") for name, store in STORES.items()}
+        facts["secrets"] = _places_of([token, SECRET_ID, SECRET], hosts, facts["said"])
+        facts["hosts"] = {name: _hosts_of(store) for name, store in STORES.items()}
+        facts["status"] = _ftprobe("status", HERE / "study.yaml", "--store", STORES["s3"])
+    return facts
 
 
 def _environment() -> None:
