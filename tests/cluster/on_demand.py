@@ -20,7 +20,8 @@ import ray
 import yaml
 from run import HERE, PLACES, REPO
 
-CPU_ONLY = [f"resources.{stage}.gpu=0" for stage in ("finetune", "activations", "probe")]
+STAGES = ("finetune", "activations", "probe")
+CPU_ONLY = [f"resources.{stage}={{gpu: 0, max_concurrent: 1}}" for stage in STAGES]
 
 
 def main() -> None:
@@ -55,7 +56,7 @@ def _cluster_file() -> dict[str, Any]:
         node_type["node_config"] = {}
         node_type["resources"] = {**node_type["resources"], "object_store_memory": 100_000_000}
     for name in ("gpu", "cpu"):
-        types[name].update(max_workers=2, resources={**types[name]["resources"], "CPU": 1})
+        types[name].update(max_workers=3, resources={**types[name]["resources"], "CPU": 1})
     for field in [name for name, value in document.items() if isinstance(value, list)]:
         document[field] = []
     head = "f" * 51 + "00000"  # the node id that the provider gives its head

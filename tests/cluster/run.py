@@ -198,7 +198,8 @@ def _hosts_of(store: str) -> list[str]:
     from ftprobe.store import Store
 
     opened = Store.open(store)
-    return [m["host"] for stage, id in opened.artifacts() if "host" in (m := opened.manifest(stage, id))]
+    trials = [(stage, id) for stage, id in opened.artifacts() if stage in ("finetune", "activations", "probe")]
+    return [str(opened.manifest(*trial)["host"]) for trial in trials]
 
 
 def _places_of(secrets: list[str], hosts: list[lab.Host], said: dict[str, str]) -> list[str]:
