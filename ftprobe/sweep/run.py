@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ import ray
 from ray import tune
 from ray.tune import FailureConfig, RunConfig, TuneConfig
 
+from ftprobe.errors import InputError
 from ftprobe.runner import Observer
 from ftprobe.schedule import Schedule
 from ftprobe.shares import Admission, shares_of
@@ -28,6 +30,7 @@ from ftprobe.sweep.trackers import trackers
 from ftprobe.worker import run_pack
 
 CONCURRENT = 1024  # Tune gives a custom searcher one pending trial unless told otherwise
+ANSWER_S = 10.0
 # The store is the checkpoint: Tune's own files and tables only cost time.
 SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -53,15 +56,15 @@ def run_ray(
     Raises
     ------
     InputError
-        A stage asks for more than any node of the cluster has; a node does not see the store or a local checkpoint.
+        No cluster answers; a stage asks for more than any node of it has; a node does not see the store or a local
+        checkpoint.
     """
     for key, value in SETTINGS.items():
         os.environ.setdefault(key, value)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # losses are told by the observer
     started_here = not ray.is_initialized()
     if started_here:
-        # without an address ray would join any cluster that happens to run on this machine
-        ray.init(address=address or "local", log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+        _connect(address)
     scratch = Path(tempfile.mkdtemp(prefix="ftprobe-tune-"))
     try:
         study, nodes, to_come = schedule.plan.study, alive_nodes(), nodes_to_come()
@@ -77,6 +80,26 @@ def run_ray(
         shutil.rmtree(scratch, ignore_errors=True)
         if started_here:
             ray.shutdown()
+
+
+def _connect(address: str | None) -> None:
+    """Start a Ray of our own, or join the cluster at the address.
+
+    Without an address ray would join any cluster that happens to run on this machine.
+    """
+    try:
+        host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+        if host and port.isdigit():
+            socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()  # ray itself tries for minutes
+        ray.init(address=address or "local", log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError) as error:
+        if address is None:
+            raise
+        raise InputError.one(
+            "--address",
+            f"no Ray cluster answers at {address}: {str(error).strip().splitlines()[0]}",
+            "is it running? One with tokens needs RAY_AUTH_MODE=token, and its token in ~/.ray/auth_token",
+        ) from error
 
 
 def _slots(nodes: list[dict[str, float]]) -> str:
