@@ -67,17 +67,34 @@ def test_cells_without_blocks_are_scaled():
     torch.testing.assert_close(blocks.times(v_2P[None, 1:], 3 * v_2P[1:], cell_2[1:])[0, 0], both_2P[1])
 
 
-def test_a_slow_search_takes_fewer_steps_and_ends_where_it_did(monkeypatch):
-    rng = np.random.default_rng(0)
-    types, weight_T = 400, 1 / np.arange(1, 401)
+def words(seed, n=2000, types=400):
+    """Noisy embeddings of a few frequent and many rare words, which nearly determine one of 4 classes."""
+    rng = np.random.default_rng(seed)
+    weight_T = 1 / np.arange(1, types + 1)
     centre_TD, class_T = rng.normal(size=(types, 96)), rng.integers(0, 4, types)
-    type_N = rng.choice(types, 2000, p=weight_T / weight_T.sum())
-    X_ND = centre_TD[type_N] + 0.1 * rng.normal(size=(2000, 96))
-    y_N = torch.as_tensor(np.where(rng.random(2000) < 0.05, rng.integers(0, 4, 2000), class_T[type_N]))
-    X_LND = [torch.as_tensor(X_ND - X_ND.mean(0))]
-    fits = fit_logistic(X_LND, y_N, 4, [1e-5], tolerance=1e-6)
+    type_N = np.random.default_rng(0).choice(types, n, p=weight_T / weight_T.sum())
+    X_ND = centre_TD[type_N] + 0.1 * rng.normal(size=(n, 96))
+    y_N = np.where(rng.random(n) < 0.05, rng.integers(0, 4, n), class_T[type_N])
+    return torch.as_tensor(X_ND - X_ND.mean(0)), torch.as_tensor(y_N)
+
+
+def test_a_slow_search_takes_fewer_steps_and_ends_where_it_did(monkeypatch):
+    X_ND, y_N = words(0)
+    fits = fit_logistic([X_ND], y_N, 4, [1e-5], tolerance=1e-6)
     monkeypatch.setattr(lbfgs, "_FEWEST_STEPS", 1e9)
-    without = fit_logistic(X_LND, y_N, 4, [1e-5], tolerance=1e-6)
+    without = fit_logistic([X_ND], y_N, 4, [1e-5], tolerance=1e-6)
     assert fits.converged_LG.all()
     assert fits.objective_LG.item() == pytest.approx(without.objective_LG.item(), rel=1e-6)
     assert fits.iterations_LG.item() < 0.8 * without.iterations_LG.item()
+
+
+def test_a_slow_cell_does_not_depend_on_its_company(monkeypatch):
+    built = []
+    build = Blocks.build
+    monkeypatch.setattr(Blocks, "build", lambda self, x_AP, at_A: built.append(at_A) or build(self, x_AP, at_A))
+    (X_ND, y_N), (other_ND, _) = words(0), words(1)
+    pack = fit_logistic([other_ND, X_ND], y_N, 4, [1e-5, 2e-5, 1e-3], tolerance=1e-6)
+    assert built
+    alone = fit_logistic([X_ND], y_N, 4, [2e-5], tolerance=1e-6)
+    assert pack.objective_LG[1, 1].item() == pytest.approx(alone.objective_LG.item(), rel=1e-9)
+    torch.testing.assert_close(pack.W_LGKD[1, 1], alone.W_LGKD[0, 0], atol=1e-5, rtol=1e-5)
