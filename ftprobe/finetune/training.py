@@ -100,12 +100,13 @@ class Training(TrainerCallback):  # type: ignore[misc]
     @contextlib.contextmanager
     def checkpoint(self, device: torch.device) -> Iterator[str | None]:
         """The folder of the checkpoint to go on from, emptied once training has begun; None without one."""
-        if self.checkpoints is None:
-            yield None
-            return
-        with self.checkpoints.store.workdir() as folder:
-            self._checkpoint = folder if self.checkpoints.fetch(folder, device) else None
-            yield str(folder) if self._checkpoint else None
+        if self.checkpoints is not None:
+            with self.checkpoints.store.workdir() as folder:
+                if self.checkpoints.fetch(folder, device):
+                    self._checkpoint = folder
+                    yield str(folder)
+                    return
+        yield None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take over what a checkpoint says; the model and the number of updates the Trainer has read from it."""

@@ -183,14 +183,15 @@ class Store:
     def load_checkpoint(self, id: str, folder: Path) -> int | None:
         """Copy the newest intact checkpoint of a trial into `folder`; its number, or None if there is none.
 
-        What is damaged is removed, so that the trial can write it again.
+        One that is damaged is removed, so that the trial can write it again; one without a manifest may be on its way.
         """
         place = _checkpoints(id)
         for name in sorted(filter(str.isdigit, self.volume.names(place)), reverse=True):
             manifest = parse_manifest(self.volume.read(f"{place}/{name}/{MANIFEST}"))
-            if manifest is not None and self._copied(f"{place}/{name}", manifest["files"], folder):
-                return int(name)
-            self.volume.delete(f"{place}/{name}")
+            if manifest is not None:
+                if self._copied(f"{place}/{name}", manifest["files"], folder):
+                    return int(name)
+                self.volume.delete(f"{place}/{name}")
         return None
 
     def drop_checkpoints(self, id: str) -> None:
