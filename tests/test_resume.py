@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -113,6 +114,22 @@ def test_two_workers_of_one_trial_make_one_artifact(work: Work, tmp_path: Path) 
     with started(work, tmp_path / "store") as one, started(work, tmp_path / "store") as other:
         said = [worker.communicate(timeout=250)[0].split()[-1] for worker in (one, other)]
     assert said == ["done", "done"]
+    assert digests(store, work.trial) == work.digests
+
+
+@pytest.mark.slow
+def test_signals_at_random_moments_leave_no_trace(work: Work, tmp_path: Path) -> None:
+    store, rng = prepared(work.plan, tmp_path / "store"), random.Random(0)
+    for _ in range(8):
+        with started(work, tmp_path / "store") as worker:
+            assert worker.stdout is not None
+            for _ in range(rng.randrange(2)):
+                worker.stdout.readline()
+            time.sleep(rng.uniform(0, 2))
+            worker.send_signal(rng.choice([signal.SIGKILL, signal.SIGTERM]))
+    with started(work, tmp_path / "store") as worker:
+        assert worker.communicate(timeout=250)[0].split()[-1] == "done"
+    assert store.manifest("finetune", work.trial.id)["resumed_from_epoch"] > 0
     assert digests(store, work.trial) == work.digests
 
 
