@@ -9,6 +9,7 @@ import contextlib
 import gc
 import io
 import logging
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -115,7 +116,7 @@ def _keep(store: Store, payloads: Sequence[Payload], result: Mapping[str, Any], 
 
 
 def _finetune(todo: Sequence[Payload], store: Store, device: str, threads: int, report: Report) -> dict[str, Any]:
-    from ftprobe.finetune import finetune
+    from ftprobe.finetune import Checkpoints, finetune
     from ftprobe.models.load import load_encoder
     from ftprobe.study import FinetuneOptions
 
@@ -127,6 +128,8 @@ def _finetune(todo: Sequence[Payload], store: Store, device: str, threads: int, 
     def reported(metrics: dict[str, object]) -> None:
         last.update(metrics)
         report(metrics)
+        with contextlib.suppress(OSError):
+            os.utime(folder)  # nothing is written there before the end: other machines see that it is in use
 
     with _publishing(payload, store, device, threads) as (folder, done):
         outcome = finetune(
@@ -139,8 +142,11 @@ def _finetune(todo: Sequence[Payload], store: Store, device: str, threads: int, 
             out=folder,
             report=reported,
             device=device,
+            checkpoints=Checkpoints(store, payload["id"]),
         )
         done(outcome)
+    with contextlib.suppress(StoreError):  # the artifact is there; `ftprobe gc` finds what stays behind
+        store.drop_checkpoints(payload["id"])
     truncated = cast("Mapping[str, int]", outcome.facts["truncated"])
     return {**last, "n_truncated": sum(truncated.values())}
 
