@@ -34,7 +34,7 @@ _pins_lock = threading.Lock()
 
 
 class _Pins(NamedTuple):
-    file: FileIO
+    file: int  # a descriptor, open and locked as long as the process lives
     keys: set[str]
 
 
@@ -77,7 +77,7 @@ def pinned(root: Path, name: str, files: Files) -> Path:
     with _total(root, fcntl.LOCK_SH), _pins_lock:
         mine = _own_pins(root)
         if key not in mine.keys:
-            mine.file.write(f"{key}\n".encode())
+            os.write(mine.file, f"{key}\n".encode())
             mine.keys.add(key)
         folder.mkdir(parents=True, exist_ok=True)
         lock = folder.parent / "lock"
@@ -90,7 +90,7 @@ def release(root: Path) -> None:
     with _pins_lock:
         mine = _pins.get((os.getpid(), root))
         if mine is not None:
-            mine.file.truncate(0)
+            os.ftruncate(mine.file, 0)
             mine.keys.clear()
 
 
@@ -169,7 +169,7 @@ def _own_pins(root: Path) -> _Pins:
     if key not in _pins:
         path = root / "pins" / scratch_name()
         path.parent.mkdir(exist_ok=True)
-        file = open(path, "ab", buffering=0)  # noqa: SIM115  (its lock lives as long as the process)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         fcntl.flock(file, fcntl.LOCK_EX)
         _pins[key] = _Pins(file, set())
     return _pins[key]

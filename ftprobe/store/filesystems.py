@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
@@ -12,7 +13,10 @@ _GS_RETRY_S = 60
 _CONNECT_S, _SILENCE_S = 5.0, 10.0  # AWS's defaults of 1 and 3 s end requests that a busy server would have answered
 _S3_TEXTS = ("region", "scheme", "endpoint_override", "tls_ca_file_path")
 _S3_FLAGS = ("allow_bucket_creation", "allow_bucket_deletion", "force_virtual_addressing")
+_SHORTEST_SECRET = 4
 _BUCKETS = ("s3", "gs", "gcs")
+# Also of a secret whose "/" was not written as %2F, which ends the host's part of the URL
+_CREDENTIALS = re.compile(r"://([^/?#]*|[^/?#:]+:[^?#]*)@")
 
 
 def shown(url: str) -> str:
@@ -21,8 +25,8 @@ def shown(url: str) -> str:
     >>> shown("s3://key:secret@bucket/folder/?endpoint_override=localhost:9000")
     's3://bucket/folder'
     """
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
+    parts = urlsplit(_CREDENTIALS.sub("://", url, count=1))
+    return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
 
 
 def filesystem_at(url: str) -> tuple[Any, str]:
@@ -39,6 +43,9 @@ def filesystem_at(url: str) -> tuple[Any, str]:
     if parts.scheme in _BUCKETS and not parts.netloc.rpartition("@")[2]:
         scheme = parts.scheme
         raise StoreError(f"cannot open the store {shown(url)}: it names no bucket; give {scheme}://bucket/folder")
+    if parts.scheme in _BUCKETS and ":" in parts.netloc.rpartition("@")[2]:
+        what = "a ':' in its bucket; a '/' in a secret is written %2F"
+        raise StoreError(f"cannot open the store {shown(url)}: {what}, or leave the secret to AWS_SECRET_ACCESS_KEY")
     try:
         return _s3(url) if parts.scheme == "s3" else _other(url)
     except (OSError, ValueError, ImportError, pyarrow.ArrowException) as error:
@@ -103,10 +110,10 @@ def _fsspec(url: str) -> tuple[Any, str]:
 
 
 def _without_secrets(text: str, url: str) -> str:
-    parts = urlsplit(url)
     text = text.replace(url, shown(url))
-    secrets = [parts.netloc.rpartition("@")[0], parts.password, parts.username, parts.query]
-    for secret in filter(None, secrets):
+    found = _CREDENTIALS.search(url)
+    credentials = found[1] if found else ""
+    for secret in (credentials, *re.split("[:/]", credentials), urlsplit(url).query):
         for form in (secret, unquote(secret)):
-            text = text.replace(form, "***")
+            text = text.replace(form, "***") if len(form) >= _SHORTEST_SECRET else text
     return text

@@ -7,6 +7,7 @@ workers do not come back at once. AWS's own library has repeated each request a 
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ LIMIT_S = 120.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 8.0
 _LEAST_ATTEMPTS = 4
 _TELL_AFTER_S = 5.0
+_LONGEST_SILENCE_S = 30.0
 _Answer = TypeVar("_Answer")
 
 
@@ -46,16 +48,17 @@ class Patience:
         StoreError
             The store stayed out of reach.
         """
-        begun, attempts = time.monotonic(), 0
+        begun, attempts, failing_since = time.monotonic(), 0, math.inf
         while True:
+            asked = time.monotonic()
             try:
                 answer = request()
             except OSError as error:
                 if not passing(error):
                     raise
                 attempts += 1
-                if attempts == 1:
-                    failing_since = time.monotonic()
+                # a request that took longer was being answered for some of that time
+                failing_since = min(failing_since, max(asked, time.monotonic() - _LONGEST_SILENCE_S))
                 if self._is_over(failing_since, attempts):
                     tried = f" (tried {attempts} times in {time.monotonic() - begun:.0f} s)"
                     raise store_error(address, doing, error, tried) from error
