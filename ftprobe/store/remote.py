@@ -167,7 +167,8 @@ class RemoteVolume:
             return
         # If this fails the manifest may be there all the same, its answer lost: the files must stay.
         self.write(f"{name}/{MANIFEST}", document)
-        self._sweep_uploads(name, upload)
+        with suppress(StoreError):  # it is published
+            self._sweep_uploads(name, upload)
 
     def bring(self, name: str, files: Files, only: Iterable[str] | None = None, *, renew: bool = False) -> Path:
         """A folder of the cache with the artifact's files, or `only` some of them; one process a node downloads.
