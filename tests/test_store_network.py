@@ -9,7 +9,6 @@ import os
 import pickle
 import random
 import re
-import shutil
 import signal
 import socket
 import struct
@@ -163,17 +162,14 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def s3_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """An S3 server in a process of its own."""
-    if importlib.util.find_spec("moto") is not None:
-        command = [sys.executable, "-m", "moto.server"]
-    elif shutil.which("moto_server"):
-        command = ["moto_server"]
-    else:
+    if importlib.util.find_spec("moto") is None:
         pytest.skip("needs moto[server]")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
     with open(tmp_path_factory.mktemp("s3") / "log", "wb") as log:
-        server = subprocess.Popen([*command, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log)
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        server = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         for _ in range(600):
             with socket.socket() as probe:
@@ -304,6 +300,22 @@ def test_faults_of_the_network_are_not_seen(proxy: Proxy, url: str) -> None:
     assert len(store.existing(store.artifacts())) == 8
     assert set(proxy.injected) == set(PASSING)
     assert len(proxy.injected) > 30
+
+
+def test_large_files_travel_in_parts_through_faults(proxy: Proxy, url: str) -> None:
+    chance, lock = random.Random(1), threading.Lock()
+
+    def fault(method: str, path: str) -> str:
+        with lock:
+            return chance.choice(PASSING) if chance.random() < 0.2 else ""
+
+    store, data = Store.open(url), random.Random(0).randbytes(24_000_000)
+    proxy.fault = fault
+    publish(store, ID, {"x.bin": data})
+    assert (store.fetch("probe", ID) / "x.bin").read_bytes() == data
+    assert sum(method == "PUT" and "partNumber" in path for method, path in proxy.requests) >= 3
+    assert sum(method == "GET" and path.partition("?")[0].endswith("x.bin") for method, path in proxy.requests) >= 3
+    assert proxy.injected
 
 
 def test_an_outage_is_waited_out(
