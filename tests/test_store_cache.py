@@ -16,6 +16,7 @@ import pytest
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from ftprobe.errors import InputError, NodeError
+from ftprobe.shards import ShardWriter
 from ftprobe.store import Store, cache
 from ftprobe.store.remote import RemoteVolume
 
@@ -252,6 +253,8 @@ def test_a_full_disk_names_its_machine_and_keeps_no_half_file(
     assert list((small_disk / "tmp").iterdir()) == []
     with pytest.raises(NodeError, match=rf"cannot write below .* on {socket.gethostname()}: No space left"):
         publish(store, "8", n_bytes=400_000)
+    with pytest.raises(NodeError, match="No space left"), store.workdir() as folder:
+        ShardWriter(folder, 10_000, 13, 64, "float32")
     assert not store.exists("probe", "8")
     (small_disk / "another's").unlink()
     assert (store.fetch("probe", "7") / "0.bin").read_bytes() == b"7" * 75_000

@@ -513,6 +513,15 @@ def test_no_message_shows_credentials(url: str) -> None:
     assert said.value.__cause__ is None
 
 
+def test_a_filesystem_that_can_only_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FTPROBE_CACHE", str(tmp_path))
+    with pytest.raises(
+        StoreError, match=r"cannot write http://127\.0\.0\.1:1/x: its filesystem cannot do that"
+    ) as said:
+        Store.open(f"http://{KEY}:{SECRET.replace('/', '%2F')}@127.0.0.1:1/x")
+    assert KEY not in str(said.value)
+
+
 def test_options_of_a_url_are_checked() -> None:
     with pytest.raises(StoreError, match=r"cannot open the store s3://bucket: unknown option regoin; one of: region, "):
         Store.open("s3://bucket?regoin=x")

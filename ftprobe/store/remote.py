@@ -82,6 +82,11 @@ class RemoteVolume:
             probe = f"tmp/{scratch_name()}"
             self.write(probe, b"ftprobe")
             self.delete(probe)
+        except (NotImplementedError, ValueError) as error:  # of fsspec's, those that can only be read
+            what = f"its filesystem cannot do that ({type(error).__name__})"
+            raise StoreError(
+                f"cannot write {self.url}: {what}; give a folder, s3://bucket/folder or gs://..."
+            ) from None
         finally:
             self.patience = patience
 
