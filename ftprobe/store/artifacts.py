@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from ftprobe.errors import CorruptArtifact
 from ftprobe.store.contents import MANIFEST, Files, complete, damage, list_files, parse_manifest
-from ftprobe.store.faults import explained, full_disk_explained
+from ftprobe.store.faults import explained, full_disk_explained, node_explained
 from ftprobe.store.local import LocalVolume
 from ftprobe.store.remote import RemoteVolume
 from ftprobe.store.scratch import discard, scratch_name
@@ -109,13 +109,15 @@ class Store:
     def workdir(self) -> Iterator[Path]:
         """A scratch folder, removed at the end; on a local store publishing it is a rename.
 
-        A disk that fills up inside the block raises `StoreError`, whichever library was writing.
+        A disk that fills up inside the block raises `StoreError`, whichever library was writing; of a remote store the
+        folder is on this machine's disk and the error a `NodeError`.
         """
         folder = self.volume.scratch / scratch_name()
-        with explained(str(folder), "make"):
+        of_node = self.volume.scratch_is_of_node
+        with node_explained(str(folder), "make") if of_node else explained(str(folder), "make"):
             folder.mkdir(parents=True)
         try:
-            with full_disk_explained(str(folder)):
+            with full_disk_explained(str(folder), of_node=of_node):
                 yield folder
         finally:
             discard(folder)
@@ -138,6 +140,8 @@ class Store:
 
     def fetch(self, stage: str, id: str, *, verify: bool = True) -> Path:
         """A local folder with the artifact's files; of a remote store, its copy in this machine's cache.
+
+        The copy stays until `release` or the end of this process, and longer while the cache has room.
 
         Parameters
         ----------
@@ -167,6 +171,14 @@ class Store:
             return [self.file(*each) for each in wanted]
         with ThreadPoolExecutor(self.volume.lanes) as pool:
             return list(pool.map(lambda each: self.file(*each), wanted))
+
+    def release(self) -> None:
+        """Let this machine's cache evict what this process fetched: files still open or mapped stay readable."""
+        self.volume.release()
+
+    def held_here(self, pairs: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+        """The (stage, id) pairs of which this machine has files already: all of a local store's."""
+        return self.volume.held_here(pairs)
 
     def remove(self, stage: str, id: str) -> None:
         """Remove an artifact; absent is fine."""
@@ -248,8 +260,8 @@ class Store:
         wanted = files if name is None else {name: files[name]}
         folder = self.volume.bring(_artifact(stage, id), files, wanted)
         problem = damage(folder, wanted, digests=verify)
-        if problem and self.volume.forget(folder):
-            folder = self.volume.bring(_artifact(stage, id), files, wanted)
+        if problem:
+            folder = self.volume.bring(_artifact(stage, id), files, wanted, renew=True)
             problem = damage(folder, wanted, digests=verify)
         if problem:
             raise CorruptArtifact(stage, id, f"{problem} ({self.path(stage, id)})")
