@@ -63,6 +63,7 @@ def run_pack(payloads: Sequence[Payload], store: Store, *, device: str, threads:
         if ended["state"] == "failed":
             result.update(state="failed", error=result["error"] or ended["error"])
             result["failed"].update({p["id"]: ended["error"] for p in batch})
+    store.release()
     return {**result, "wall_s": time.time() - started}
 
 
