@@ -43,6 +43,43 @@ for _ in range(40):
     store.release()
 """
 
+EVERY_STEP = """
+import itertools, os, signal
+from pathlib import Path
+step = at = 0
+
+def count(event, arguments):
+    global step
+    if event == "open" or event.partition(".")[0] in ("os", "shutil", "fcntl"):
+        step += 1
+        if step == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+def read(id):
+    folder = store.fetch("probe", id)
+    assert all((folder / f"{n}.bin").read_bytes() == id.encode() * 25_000 for n in range(4))
+    store.release()
+
+for attempt in itertools.count(1):
+    place = os.environ["FTPROBE_CACHE"] = f"{sys.argv[2]}-{attempt}"
+    child = os.fork()
+    if not child:
+        at = attempt
+        sys.addaudithook(count)
+        read("0")
+        read("1")
+        os._exit(0)
+    if os.waitpid(child, 0)[1] == 0:
+        break
+    read("1")
+    read("2")
+    read("1")
+    held = sum(path.stat().st_size for path in Path(place, "held").rglob("*.bin"))
+    assert held <= 150_000, held
+    assert len(list(Path(place, "pins").iterdir())) <= 2
+print(attempt)
+"""
+
 
 def opened(root: Path) -> Store:
     root.mkdir(exist_ok=True)
@@ -148,6 +185,17 @@ def test_another_process_keeps_what_it_uses_until_it_is_killed(store: Store, pla
         store.release()
     assert "0" not in held(store)
     assert len(list((place / "pins").iterdir())) == 1
+
+
+def test_a_reader_killed_before_each_of_its_steps_leaves_a_cache_that_serves(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With room for one artifact and a half, so that the second read evicts what the first brought."""
+    monkeypatch.setenv("FTPROBE_CACHE_GB", str(1.5 * N_BYTES / 1e9))
+    command = [sys.executable, "-c", READER + EVERY_STEP, str(tmp_path / "store"), str(tmp_path / "each")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 60
 
 
 def test_nothing_vanishes_under_readers_that_share_a_cache_too_small_for_them(store: Store, tmp_path: Path) -> None:

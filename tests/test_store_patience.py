@@ -41,6 +41,7 @@ def test_after_an_outage_that_was_waited_for_each_request_is_tried_once_until_on
     with pytest.raises(StoreError, match="tried 1 times"):
         patience.ask(refused, "here", "read")
     patience.ask(int, "here", "read")
+    patience.limit_s = 60.0
 
     def late() -> str:
         nonlocal attempts

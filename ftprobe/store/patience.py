@@ -58,8 +58,9 @@ class Patience:
                     raise
                 attempts += 1
                 # a request that took longer was being answered for some of that time
-                failing_since = min(failing_since, max(asked, time.monotonic() - _LONGEST_SILENCE_S))
-                if self._is_over(failing_since, attempts):
+                silent_since = max(asked, time.monotonic() - _LONGEST_SILENCE_S)
+                failing_since = min(failing_since, silent_since)
+                if self._is_over(failing_since, silent_since, attempts):
                     tried = f" (tried {attempts} times in {time.monotonic() - begun:.0f} s)"
                     raise store_error(address, doing, error, tried) from error
                 self._tell(address, error)
@@ -72,11 +73,12 @@ class Patience:
         """Another process of this machine has had no luck since then (`time.monotonic()`)."""
         self._silent_since = since if self._silent_since is None else min(since, self._silent_since)
 
-    def _is_over(self, failing_since: float, attempts: int) -> bool:
+    def _is_over(self, failing_since: float, silent_since: float, attempts: int) -> bool:
+        since = self._silent_since  # other threads reset it
+        if since is None:
+            since = self._silent_since = silent_since
         now = time.monotonic()
-        if self._silent_since is None:
-            self._silent_since = failing_since
-        silent = now - self._silent_since >= self.limit_s
+        silent = now - since >= self.limit_s
         return silent or (now - failing_since >= self.limit_s and attempts >= _LEAST_ATTEMPTS)
 
     def _tell(self, address: str, error: OSError) -> None:
