@@ -271,10 +271,11 @@ class RemoteVolume:
         newest: dict[str, float] = {}
         for info in self._list(name, recursive=True):
             upload, _, path = info.path[len(self._path(name)) + 1 :].partition("/")
-            if path and upload != keep:
-                newest[upload] = max(newest.get(upload, 0.0), (info.mtime_ns or time.time_ns()) / 1e9)
+            if path and info.mtime_ns:
+                newest[upload] = max(newest.get(upload, 0.0), info.mtime_ns / 1e9)
+        now = max(newest.values(), default=0.0)  # by the store's clock: this machine's may be wrong
         for upload, changed in newest.items():
-            if time.time() - changed > STALE_AFTER_S:
+            if upload != keep and now - changed > STALE_AFTER_S:
                 self.delete(f"{name}/{upload}")
 
 
