@@ -108,7 +108,8 @@ def speeds(manifests: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     seen: dict[str, list[float]] = {}
     for manifest in manifests:
         flops, wall = manifest.get("planned_flops", 0), manifest.get("wall_s", 0)
-        if flops and wall:
+        # A resumed trial's time is that of its last epochs; a clock that was set back gives a time below 0.
+        if flops > 0 and wall > 0 and not manifest.get("resumed_from_epoch"):
             seen.setdefault(str(manifest["stage"]), []).append(flops / wall)
     return {stage: statistics.median(seen[stage]) if stage in seen else speed for stage, speed in DEFAULT_SPEED.items()}
 

@@ -46,6 +46,7 @@ def check_store(store: Store) -> list[str]:
     for stage, artifact in store.artifacts():
         try:
             store.fetch(stage, artifact)
+            store.release()
         except CorruptArtifact as error:
             store.remove(stage, artifact)
             damaged.append(str(error))

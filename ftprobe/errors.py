@@ -45,6 +45,10 @@ class StoreError(Exception):
     """The store cannot be read or written (full disk, missing permission, unreachable URL)."""
 
 
+class NodeError(StoreError):
+    """This machine's own disk, scratch or cache, cannot be used; the same work may go well on another machine."""
+
+
 class CorruptArtifact(Exception):
     """An artifact whose bytes are not what its manifest says.
 

@@ -83,17 +83,20 @@ def as_result(outcome: Mapping[str, Any]) -> Result:
 def finish(schedule: Schedule, store: Store, observer: Observer, pack: Pack, result: Result) -> None:
     """Take a pack's result: remove what it found damaged, and tell the observer.
 
-    A worker that could not read or write the store stops the run if this process cannot either, or if it happened to
-    the same pack too often; else its node or the moment was at fault, and the pack is run again.
+    A worker that could not use the store or its own disk has its pack run again, perhaps on another node. If that
+    happens too often the pack fails; if it is the store, or this process cannot write it either, the run stops.
     """
-    for stage, artifact in result.corrupt:
-        store.remove(stage, artifact)
-        if artifact not in schedule.plan.trials:
-            prepare(schedule.plan.sources, store)
+    if result.state in ("store", "node") and _reachable(store) and schedule.again(pack.id):
+        observer.lost(pack)
+        return
+    try:
+        for stage, artifact in result.corrupt:
+            store.remove(stage, artifact)
+            if artifact not in schedule.plan.trials:
+                prepare(schedule.plan.sources, store)
+    except StoreError as error:
+        result = result._replace(state="store", error=str(error))
     if result.state == "store":
-        if _reachable(store) and schedule.again(pack.id):
-            observer.lost(pack)
-            return
         schedule.stop(result.error)
     note = _truncation(pack, result)
     if note and note not in schedule.notes:

@@ -17,7 +17,7 @@ from ftprobe.planner import STAGES, Plan, Stage, Trial
 
 PACK_S = 60.0  # seconds of probing that go to a worker at once
 REBUILDS = 2  # how often one corrupt artifact is rebuilt before its dependents fail
-RETURNS = 2  # how often a pack is run again whose worker could not reach the store while others can
+RETURNS = 2  # how often a pack is run again whose worker could not use the store or its own disk while others can
 
 State = Literal["done", "failed", "skipped", "reused"]
 
@@ -42,12 +42,12 @@ class Loads(NamedTuple):
 class Result(NamedTuple):
     """What became of a pack.
 
-    `store`: the store could not be written. `corrupt` names the (stage, artifact) pairs that a trial found damaged
-    when it read its inputs. `failed` holds the errors of those of its trials that failed; empty, a pack that failed
-    did so as a whole.
+    `store`: the store could not be read or written; `node`: the disk of the worker's own machine could not. `corrupt`
+    names the (stage, artifact) pairs that a trial found damaged when it read its inputs. `failed` holds the errors of
+    those of its trials that failed; empty, a pack that failed did so as a whole.
     """
 
-    state: Literal["done", "failed", "corrupt", "store"]
+    state: Literal["done", "failed", "corrupt", "store", "node"]
     error: str = ""
     corrupt: tuple[tuple[str, str], ...] = ()
     wall_s: float = 0.0
@@ -231,7 +231,8 @@ class Schedule:
         # a pack that broke off left trials undone beside those that failed
         failed = dict(result.failed) if result.state == "failed" and result.failed else {**whole, **result.failed}
         for trial in trials:
-            self.states[trial.id] = "failed" if trial.id in failed else "done"
+            own = result.state != "store" or trial.id in result.failed  # else the store is at fault, not the trial
+            self.states[trial.id] = "done" if trial.id not in failed else "failed" if own else "skipped"
         self.errors.update(failed)
         self._release(trial.id for trial in trials if trial.id not in failed)
         for trial in trials:

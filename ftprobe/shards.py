@@ -8,6 +8,7 @@ Axes: L layers (0 = embedding output), N items, D dimensions.
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import os
@@ -172,6 +173,8 @@ def _preallocate(path: Path, frame: _Frame) -> None:
                 file.seek(offset)
                 file.write(piece)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # the store that lent the folder knows whose disk it is
         raise StoreError(f"{path}: cannot reserve {frame.size} bytes: {error.strerror}") from error
 
 

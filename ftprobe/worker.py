@@ -9,6 +9,7 @@ import contextlib
 import gc
 import io
 import logging
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ import numpy as np
 
 from ftprobe.activations import Pooling
 from ftprobe.corpora import load_corpus, load_labels
-from ftprobe.errors import CorruptArtifact, StoreError
+from ftprobe.errors import CorruptArtifact, NodeError, StoreError
 from ftprobe.hashing import derive_seed
 from ftprobe.manifest import describe
 from ftprobe.measurement import Measurement, Outcome
@@ -44,24 +45,27 @@ def run_pack(payloads: Sequence[Payload], store: Store, *, device: str, threads:
     Returns
     -------
     dict
-        `state` (done, failed, corrupt, store), `error`, `corrupt` (stage, artifact pairs), `failed` (trial id to
-        error),
-        `wall_s`, and the last metrics.
+        `state` (done, failed, corrupt, store, node), `error`, `corrupt` (stage, artifact pairs), `failed` (trial id
+        to error), `wall_s`, and the last metrics.
     """
     started = time.time()
-    todo = [p for p in payloads if not store.exists(p["stage"], p["id"])]
-    alone = bool(todo) and todo[0]["stage"] == "probe"
     result: dict[str, Any] = {"state": "done", "error": "", "corrupt": [], "metrics": {}, "failed": {}}
+    try:
+        todo = [p for p in payloads if not store.exists(p["stage"], p["id"])]
+    except StoreError as error:
+        return {**result, "state": "store", "error": str(error), "wall_s": time.time() - started}
+    alone = bool(todo) and todo[0]["stage"] == "probe"
     inputs: Inputs = {}
     for batch in [[p] for p in todo] if alone else [todo] * bool(todo):
         ended = _attempt(batch, store, inputs, result["failed"], device=device, threads=threads, report=report)
         result["metrics"] = ended["metrics"] or result["metrics"]
-        if ended["state"] in ("corrupt", "store"):
+        if ended["state"] in ("corrupt", "store", "node"):
             result.update(ended)
             break
         if ended["state"] == "failed":
             result.update(state="failed", error=result["error"] or ended["error"])
             result["failed"].update({p["id"]: ended["error"] for p in batch})
+    store.release()
     return {**result, "wall_s": time.time() - started}
 
 
@@ -88,7 +92,7 @@ def _attempt(
         except CorruptArtifact as error:
             result.update(state="corrupt", error=str(error), corrupt=[(error.stage, error.artifact)])
         except StoreError as error:
-            result.update(state="store", error=str(error))
+            result.update(state="node" if isinstance(error, NodeError) else "store", error=str(error))
         except (Exception, SystemExit) as error:
             result.update(state="failed", error=f"{type(error).__name__}: {error}")
             traceback.print_exc(file=log)
@@ -115,7 +119,7 @@ def _keep(store: Store, payloads: Sequence[Payload], result: Mapping[str, Any], 
 
 
 def _finetune(todo: Sequence[Payload], store: Store, device: str, threads: int, report: Report) -> dict[str, Any]:
-    from ftprobe.finetune import finetune
+    from ftprobe.finetune import Checkpoints, finetune
     from ftprobe.models.load import load_encoder
     from ftprobe.study import FinetuneOptions
 
@@ -127,6 +131,8 @@ def _finetune(todo: Sequence[Payload], store: Store, device: str, threads: int, 
     def reported(metrics: dict[str, object]) -> None:
         last.update(metrics)
         report(metrics)
+        with contextlib.suppress(OSError):
+            os.utime(folder)  # nothing is written there before the end: other machines see that it is in use
 
     with _publishing(payload, store, device, threads) as (folder, done):
         outcome = finetune(
@@ -139,8 +145,11 @@ def _finetune(todo: Sequence[Payload], store: Store, device: str, threads: int, 
             out=folder,
             report=reported,
             device=device,
+            checkpoints=Checkpoints(store, payload["id"]),
         )
         done(outcome)
+    with contextlib.suppress(StoreError):  # the artifact is there; `ftprobe gc` finds what stays behind
+        store.drop_checkpoints(payload["id"])
     truncated = cast("Mapping[str, int]", outcome.facts["truncated"])
     return {**last, "n_truncated": sum(truncated.values())}
 

@@ -180,16 +180,17 @@ def test_thirty_faults_change_no_record(minilm: str, tmp_path: Path, small_disk:
         lab.kill_worker, lab.kill_worker, lab.kill_worker, lab.warn_worker, lab.lose_node, lab.lose_node, lab.lose_head,
         lab.kill_driver, lab.interrupt_driver, lab.fill_disk, lab.freeze_disk, lab.flip_byte, lab.cut_file,
     ]  # fmt: skip
+    bag: list[Callable[[], bool]] = []
     lab.up()
     begun = time.time()
     try:
         while sum(lab.done.values()) < FAULTS:
             lab.drive()
             lab.watch(lab.random.uniform(1, 9))
-            if lab.finished() and lab.done["cut_file"] < 12:
-                fault = lab.cut_file  # nothing is running: damage something that is done, and run again
-            else:
-                fault = lab.random.choice(kinds)
+            if not bag:  # every kind once before any comes again
+                bag = lab.random.sample(kinds, len(kinds))
+            # where nothing is running any more, damage something that is done, and run again
+            fault = lab.cut_file if lab.finished() else bag.pop()
             lab.done[fault.__name__] += fault()
         while not lab.finished():
             lab.drive()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -168,4 +169,19 @@ def test_a_node_that_does_not_see_the_store_is_named(
     assert done.returncode == 2, done.stdout + done.stderr
     assert "does not see the store" in done.stderr
     assert done.stderr.count("error: node ") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_an_address_where_no_cluster_answers_is_bad_input(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+    study, _ = undisturbed
+    done = subprocess.run(
+        command(study, tmp_path / "store", "--address", "127.0.0.1:1"),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+        env={**os.environ, "RAY_gcs_rpc_server_reconnect_timeout_s": "2"},
+    )
+    assert done.returncode == 2
+    assert "--address: no Ray cluster answers at 127.0.0.1:1" in done.stderr
     assert "Traceback" not in done.stderr

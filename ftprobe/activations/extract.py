@@ -88,8 +88,8 @@ def extract(
     ------
     InputError
         A text is too long under `overflow="error"`; no item is left; a state is not finite in `dtype`.
-    StoreError
-        The disk has no room for the shards.
+    OSError
+        The disk has no room for the shards; in a folder of `Store.workdir` it becomes a `StoreError`.
     """
     started = time.perf_counter()
     aligned = align(encoder, corpus, sentence_S, max_length=max_length, overflow=overflow)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ftprobe.errors import InputError
+from ftprobe.finetune.checkpoints import Checkpoints
 from ftprobe.finetune.examples import choose, encode_examples
 from ftprobe.finetune.scores import METRICS
 from ftprobe.finetune.training import Epoch, Report, Training, train
@@ -33,6 +34,7 @@ def finetune(
     out: Path,
     report: Report,
     device: str,
+    checkpoints: Checkpoints | None = None,
 ) -> Outcome:
     """Fine-tune an encoder to classify the texts or text pairs of a task, and write the model state into `out`.
 
@@ -47,13 +49,18 @@ def finetune(
         Receives the encoder, its tokenizer and head.safetensors.
     report
         Called after each epoch with `epoch`, `metric`, `value`: of the held-out data with `select: best_dev`, else of
-        the evaluated split.
+        the evaluated split; not for epochs that come from a checkpoint.
+    checkpoints
+        Where the run leaves its state after an epoch (not after each, see there) and goes on from what an earlier
+        attempt left: on a CPU with as many threads the outcome is the same, bit for bit. Without it nothing is kept.
 
     Returns
     -------
     Outcome
         Rows of every epoch; those of the epoch that was kept have `selected` in their detail, and `collapsed` if it
-        scores no better than the most frequent label. Predictions of the kept epoch on the evaluated split.
+        scores no better than the most frequent label. Predictions of the kept epoch on the evaluated split. Facts:
+        `resumed_from_epoch` counts the epochs of earlier attempts, and `earlier_attempts` says epochs, host and
+        threads of each; `train_s` is the time of all updates, theirs included.
 
     Raises
     ------
@@ -82,7 +89,7 @@ def finetune(
             dropout=options.dropout,
             seed=derive_seed(seed, "head_init"),
         )
-        training = Training(encoder, classifier, splits, metrics[0], options, report)
+        training = Training(encoder, classifier, splits, metrics[0], options, report, checkpoints)
         train(training, options, seed=seed, out=out, device=device)
         classifier.save(out, encoder, labels)
     return _outcome(training, metrics, labels)
@@ -143,6 +150,8 @@ def _facts(training: Training, labels: tuple[str, ...]) -> dict[str, object]:
         "n_tokens": n_tokens,
         "train_s": training.wall_s,
         "tokens_per_s": n_tokens / training.wall_s,
+        "resumed_from_epoch": training.resumed_from,
+        "earlier_attempts": training.attempts,
     }
 
 

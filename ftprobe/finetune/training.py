@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,9 +14,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from ftprobe.finetune.checkpoints import (
+    MODEL,
+    TRAINER,
+    Checkpoints,
+    Rest,
+    generator_states,
+    on_cpu,
+    optimizer_state,
+    read_rest,
+    restore_generators,
+    restore_optimizer,
+    write_rest,
+)
 from ftprobe.finetune.examples import Examples, batch
 from ftprobe.finetune.optimizer import parameter_groups, schedule_factor
 from ftprobe.finetune.scores import METRICS
@@ -45,7 +61,15 @@ class Epoch(NamedTuple):
 
 
 class Training(TrainerCallback):  # type: ignore[misc]
-    """What is watched while a model trains: loss and answers per epoch, the best weights, the time spent training."""
+    """What is watched while a model trains: loss and answers per epoch, the best weights, the time spent training.
+
+    Attributes
+    ----------
+    wall_s : float
+        Seconds spent on updates, over all epochs.
+    attempts : list
+        Of those who trained the first epochs and were cut short: epochs, host, threads.
+    """
 
     def __init__(
         self,
@@ -55,15 +79,43 @@ class Training(TrainerCallback):  # type: ignore[misc]
         metric: str,
         options: FinetuneOptions,
         report: Report,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self.encoder, self.classifier, self.splits, self.report = encoder, classifier, splits, report
-        self.metric, self.options = metric, options
+        self.metric, self.options, self.checkpoints = metric, options, checkpoints
         self.epochs: list[Epoch] = []
         self.kept = 0
         self.wall_s = 0.0
+        self.attempts: list[dict[str, Any]] = []
         self._best: tuple[float, dict[str, Tensor]] | None = None
         self._losses: list[Tensor] = []
         self._started = 0.0
+        self._checkpoint: Path | None = None
+
+    @property
+    def resumed_from(self) -> int:
+        """Epochs that earlier attempts trained."""
+        return sum(attempt["epochs"] for attempt in self.attempts)
+
+    @contextlib.contextmanager
+    def checkpoint(self, device: torch.device) -> Iterator[str | None]:
+        """The folder of the checkpoint to go on from, emptied once training has begun; None without one."""
+        if self.checkpoints is not None:
+            with self.checkpoints.store.workdir() as folder:
+                if self.checkpoints.fetch(folder, device):
+                    self._checkpoint = folder
+                    yield str(folder)
+                    return
+        yield None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take over what a checkpoint says; the model and the number of updates the Trainer has read from it."""
+        if self._checkpoint is not None:
+            rest = read_rest(self._checkpoint)
+            restore_optimizer(kwargs["optimizer"], kwargs["lr_scheduler"], rest)
+            self._take(rest)
+            restore_generators(rest, args.device)
+            shutil.rmtree(self._checkpoint, ignore_errors=True)
 
     def loss(self, logits_NK: Tensor, labels_N: Tensor, num_items_in_batch: object = None) -> Tensor:
         """Mean cross-entropy of a batch, which also enters the epoch's training loss."""
@@ -92,8 +144,62 @@ class Training(TrainerCallback):  # type: ignore[misc]
             self.kept = number - 1
         elif self._best is None or value > self._best[0]:
             self.kept = number - 1
-            self._best = value, {name: p.detach().cpu().clone() for name, p in self.classifier.state_dict().items()}
+            self._best = value, self._weights()
+        if self.checkpoints is not None and number < self.options.epochs and self.checkpoints.due():
+            self.checkpoints.save(number, lambda folder: self._write(folder, args.device, state, kwargs))
         self.report({"epoch": number, "metric": self.metric, "value": value})
+
+    def _write(self, folder: Path, device: torch.device, state: Any, trainer: Mapping[str, Any]) -> None:
+        save_file(on_cpu(self.classifier.state_dict()), folder / MODEL)
+        state.save_to_json(str(folder / TRAINER))
+        parts = [
+            optimizer_state(trainer["optimizer"], trainer["lr_scheduler"]),
+            generator_states(device),
+            self._progress(),
+        ]
+        tensors = {name: tensor for part in parts for name, tensor in part.tensors.items()}
+        write_rest(folder, Rest(tensors, {key: fact for part in parts for key, fact in part.facts.items()}), device)
+
+    def _progress(self) -> Rest:
+        """Epochs, answers, and the best weights where they are not those of the epoch that just ended."""
+        tensors = {
+            f"answers.{epoch.number}.{split}.{name}": torch.from_numpy(array_N)
+            for epoch in self.epochs
+            for split, guesses in epoch.guesses.items()
+            for name, array_N in guesses._asdict().items()
+        }
+        if self._best is not None and self.kept + 1 < len(self.epochs):
+            tensors |= {f"best.{name}": tensor for name, tensor in self._best[1].items()}
+        own = {
+            "epochs": len(self.epochs) - self.resumed_from,
+            "host": socket.gethostname(),
+            "threads": torch.get_num_threads(),
+        }
+        facts = {
+            "epochs": [[epoch.number, epoch.update, epoch.train_loss, list(epoch.guesses)] for epoch in self.epochs],
+            "kept": self.kept,
+            "best": None if self._best is None else self._best[0],
+            "wall_s": self.wall_s,
+            "attempts": [*self.attempts, own],
+        }
+        return Rest(tensors, facts)
+
+    def _take(self, rest: Rest) -> None:
+        """Put back what `_progress` gave."""
+        facts = rest.facts
+        for number, update, loss, splits in facts["epochs"]:
+            answers = {
+                split: Guesses(*(rest.tensors[f"answers.{number}.{split}.{name}"].numpy() for name in Guesses._fields))
+                for split in splits
+            }
+            self.epochs.append(Epoch(number, update, loss, answers))
+        self.kept, self.wall_s, self.attempts = facts["kept"], facts["wall_s"], facts["attempts"]
+        if facts["best"] is not None:
+            best = {n.removeprefix("best."): tensor for n, tensor in rest.tensors.items() if n.startswith("best.")}
+            self._best = facts["best"], best or self._weights()
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.classifier.state_dict().items()}
 
     def restore_best(self) -> None:
         """Put back the weights of the epoch that is kept."""
@@ -128,7 +234,8 @@ def train(training: Training, options: FinetuneOptions, *, seed: int, out: Path,
             callbacks=[training],
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        with training.checkpoint(arguments.device) as folder:
+            trainer.train(resume_from_checkpoint=folder)
     training.restore_best()
     classifier.eval().cpu()
 

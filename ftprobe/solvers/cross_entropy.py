@@ -25,7 +25,7 @@ from ftprobe.solvers.lbfgs import Evaluation
 from ftprobe.solvers.products import product, stacked
 
 _LINE = 16  # numbers of a cache line: then a cell's place in a batch does not change how its vectors are summed
-_CHUNK_BYTES = 1 << 23  # features and scores of a chunk stay in the cache between their two products
+_CHUNK_BYTES = 1 << 22  # features and scores of a chunk stay in the cache between their two products
 _FEWEST_ROWS = 256
 _MOMENT_ROWS = 8  # rows per feature that estimate the second moments well enough
 _LEAST_SPREAD = 1e-8
@@ -41,6 +41,7 @@ class CrossEntropy:
         self.rows = n_classes if n_classes > 2 else 1
         self.width = -(-self.rows * (self.dim + 1) // _LINE) * _LINE
         bases = [_eigenbasis(X_ND) for X_ND in X_LND]
+        self.moments_LDD = [basis.moment_DD for basis in bases]
         self.moments_LD = torch.stack([basis.moment_D for basis in bases])
         self.V_LDD = {torch.float64: torch.stack([basis.V_DD for basis in bases])}
         self.V_LDD[self.dtype] = self.V_LDD[torch.float64].to(self.dtype)
@@ -80,6 +81,14 @@ class CrossEntropy:
             f_A[at], largest_A[at] = self._layer(layer, x_AP[at], a_A[at], g_AP[at], scale_AP[at], dtype)
             start += count
         return Evaluation(f_A, g_AP, largest_A, scale_AP)
+
+    def weight(self, x_1P: Tensor, layer: int) -> Tensor:
+        """p (1 - p) / N of each score row and item (M, N), of one cell."""
+        U_1MD, b_1M = self.split(x_1P)
+        W_MD = (U_1MD[0] @ self.V_LDD[torch.float64][layer].mT).to(self.dtype)
+        z_MN = W_MD @ self.X_LND[layer].mT + b_1M[0, :, None].to(self.dtype)
+        p_MN = torch.softmax(z_MN, 0) if self.rows > 1 else torch.sigmoid(z_MN)
+        return p_MN * (1 - p_MN) / self.n_items
 
     def _layer(
         self, layer: int, x_CP: Tensor, a_C: Tensor, g_CP: Tensor, scale_CP: Tensor, dtype: torch.dtype
@@ -133,12 +142,14 @@ class CrossEntropy:
     def _chunk(self, stacked: int) -> int:
         if self.y_N.is_cuda:
             return self.n_items
-        return max(_FEWEST_ROWS, _CHUNK_BYTES // (4 * (self.dim + 2 * stacked)))
+        most = max(_FEWEST_ROWS, _CHUNK_BYTES // (4 * (self.dim + 2 * stacked)))
+        return -(-self.n_items // -(-self.n_items // most))
 
 
 class _Basis(NamedTuple):
-    """Eigenvectors (columns) and eigenvalues of X'X/N, float64."""
+    """X'X/N, its eigenvectors (columns) and eigenvalues, these float64."""
 
+    moment_DD: Tensor
     V_DD: Tensor
     moment_D: Tensor
 
@@ -146,8 +157,9 @@ class _Basis(NamedTuple):
 def _eigenbasis(X_ND: Tensor) -> _Basis:
     """From evenly spaced rows where there are many: it speeds the search and does not change the minimum."""
     some_ND = X_ND[:: max(1, len(X_ND) // (_MOMENT_ROWS * X_ND.shape[1]))]
-    moment_D, V_DD = torch.linalg.eigh((some_ND.mT @ some_ND).double() / len(some_ND))
-    return _Basis(V_DD, moment_D.clamp_min(0))
+    moment_DD = some_ND.mT @ some_ND / len(some_ND)
+    moment_D, V_DD = torch.linalg.eigh(moment_DD)
+    return _Basis(moment_DD, V_DD.double(), moment_D.double().clamp_min(0))
 
 
 def _softmax(z_CKn: Tensor, y_n: Tensor) -> tuple[Tensor, Tensor]:

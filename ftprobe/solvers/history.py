@@ -8,6 +8,7 @@ Axes: A problems, P parameters, H remembered steps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -38,8 +39,9 @@ class History:
         for mine, its in zip(vars(self).values(), vars(other).values(), strict=True):
             mine[rows] = its
 
-    def inverse_times(self, g_AP: Tensor, scale_AP: Tensor) -> Tensor:
-        """H g, where H is `scale_AP` (times a factor that fits the newest step) updated by every step.
+    def inverse_times(self, g_AP: Tensor, times: Callable[[Tensor], Tensor]) -> Tensor:
+        """H g, where H is what `times` applies to sets of vectors (S, A, P), times a factor that fits the newest step,
+        updated by every step.
 
         Both loops of L-BFGS are triangular systems in the products s_i'y_j (i not newer than j), so that this is
         four products with the history (Byrd, Nocedal and Schnabel 1994, section 2).
@@ -51,9 +53,10 @@ class History:
         alpha_AH1 = torch.linalg.solve_triangular(R_AHH, _onto(self.s_AHP, g_AP).gather(1, old_to_new), upper=True)
         q_AP = g_AP - _combined(alpha_AH1.gather(1, back), self.y_AHP)
         newest_AP = self.y_AHP[rows, order[:, -1]].double()
-        length_A = (newest_AP.square() * scale_AP).sum(1)
+        scaled_2AP = times(torch.stack([q_AP, newest_AP]))
+        length_A = (newest_AP * scaled_2AP[1]).sum(1)
         factor_A = torch.where(length_A > 0, R_AHH[:, -1, -1] / length_A, 1.0)
-        r_AP = q_AP * scale_AP * factor_A[:, None]
+        r_AP = scaled_2AP[0] * factor_A[:, None]
         yr_AH1 = _onto(self.y_AHP, r_AP).gather(1, old_to_new)
         diagonal_AH1 = R_AHH.diagonal(dim1=1, dim2=2)[:, :, None]
         delta_AH1 = torch.linalg.solve_triangular(R_AHH.mT, diagonal_AH1 * alpha_AH1 - yr_AH1, upper=False)

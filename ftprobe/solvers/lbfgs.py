@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ _SUFFICIENT, _CURVATURE = 1e-4, 0.9  # strong Wolfe conditions, Nocedal and Wrig
 _MAX_TRIALS = 25
 _PATIENCE = 40  # steps without progress beyond the noise, after which there is none to come
 _LONGEST_GROWTH = 8.0
+_FEWEST_STEPS = 10  # that show a problem's pace
+_WORTH = 3.0  # evaluations to come, for each that a metric costs, that make it pay
 
 
 class Evaluation(NamedTuple):
@@ -40,8 +42,21 @@ Evaluate = Callable[[Tensor, Tensor], Evaluation]
 """Points (A, P) and their problems (A,), in ascending order."""
 
 
+class Metric(Protocol):
+    """A better estimate of the inverse Hessian than `scale_AP`, for problems that would take many steps without."""
+
+    cost: float
+    """Of one problem's estimate, in evaluations."""
+
+    def build(self, x_AP: Tensor, problem_A: Tensor) -> None:
+        """Estimate it at these points."""
+
+    def times(self, v_SAP: Tensor, scale_AP: Tensor, problem_A: Tensor) -> Tensor:
+        """Sets of vectors times the estimate, or times `scale_AP` where none was built."""
+
+
 class Minima(NamedTuple):
-    """Where each problem ended; `history` can start a search nearby."""
+    """Where each problem ended; `history` can start a search nearby. Those in `sharp_B` had a metric built."""
 
     x_BP: Tensor
     objective_B: Tensor
@@ -49,13 +64,16 @@ class Minima(NamedTuple):
     iterations_B: Tensor
     evaluations_B: Tensor
     converged_B: Tensor
+    sharp_B: Tensor
     history: History
 
     def of(self, problems: Tensor) -> Minima:
         """Those of some problems."""
-        x_BP, objective_B, largest_B, iterations_B, evaluations_B, converged_B = (c[problems] for c in self[:-1])
+        x_BP, objective_B, largest_B, iterations_B, evaluations_B, converged_B, sharp_B = (
+            c[problems] for c in self[:-1]
+        )
         history = self.history[problems]
-        return Minima(x_BP, objective_B, largest_B, iterations_B, evaluations_B, converged_B, history)
+        return Minima(x_BP, objective_B, largest_B, iterations_B, evaluations_B, converged_B, sharp_B, history)
 
 
 @dataclass
@@ -81,6 +99,10 @@ class _State:
     best_f_A: Tensor
     best_largest_A: Tensor
     idle_A: Tensor
+    steps_A: Tensor
+    first_A: Tensor
+    wait_A: Tensor
+    sharp_A: Tensor
     history: History
 
     def keep(self, rows: Tensor) -> None:
@@ -97,6 +119,8 @@ def minimise(
     max_iterations: int,
     noise: float,
     history: History,
+    metric: Metric | None = None,
+    sharp_B: Tensor | None = None,
 ) -> Minima:
     """Minimise B convex problems by L-BFGS with a line search on the slope.
 
@@ -115,6 +139,10 @@ def minimise(
         Relative error of the objectives: smaller changes say nothing.
     history : History
         Steps of earlier searches, or none; overwritten.
+    metric : Metric, optional
+        Built for a problem once the gradient's pace says that it pays, and again when it has aged.
+    sharp_B : bool Tensor of shape (B,), optional
+        Problems to build it for at the start.
 
     Returns
     -------
@@ -122,6 +150,8 @@ def minimise(
     """
     ends = _unfinished(x_BP, history)
     state = _start(evaluate, x_BP, history)
+    if metric is not None and sharp_B is not None:
+        _sharpen(state, metric, sharp_B)
     fresh = torch.ones_like(state.problem_A, dtype=torch.bool)
     while True:
         converged = state.largest_A < tolerance
@@ -134,14 +164,17 @@ def minimise(
         if not len(state.problem_A):
             return ends
         if bool(fresh.any()):
-            _aim(state, fresh)
+            if metric is not None:
+                _sharpen(state, metric, _slow(state, tolerance, metric.cost))
+            _aim(state, fresh, metric)
         fresh = _advance(state, evaluate, noise)
 
 
 def _unfinished(x_BP: Tensor, history: History) -> Minima:
     zero_B = x_BP.new_zeros(len(x_BP))
     count_B = torch.zeros_like(zero_B, dtype=torch.int64)
-    return Minima(x_BP.clone(), zero_B, zero_B.clone(), count_B, count_B.clone(), count_B > 0, history)
+    false_B = count_B > 0
+    return Minima(x_BP.clone(), zero_B, zero_B.clone(), count_B, count_B.clone(), false_B, false_B.clone(), history)
 
 
 def _start(evaluate: Evaluate, x_BP: Tensor, history: History) -> _State:
@@ -165,6 +198,10 @@ def _start(evaluate: Evaluate, x_BP: Tensor, history: History) -> _State:
         best_f_A=now.f_A,
         best_largest_A=now.largest_A,
         idle_A=counts,
+        steps_A=counts,
+        first_A=now.largest_A,
+        wait_A=torch.full_like(now.f_A, _FEWEST_STEPS),
+        sharp_A=counts > 0,
         history=history[problem_A],
     )
 
@@ -177,6 +214,7 @@ def _finish(state: _State, ends: Minima, converged: Tensor, over: Tensor) -> Non
     ends.iterations_B[at] = state.iterations_A[over]
     ends.evaluations_B[at] = state.evaluations_A[over]
     ends.converged_B[at] = converged[over]
+    ends.sharp_B[at] = state.sharp_A[over]
     ends.history[at] = state.history[over]
 
 
@@ -184,9 +222,34 @@ def _dot(a_AP: Tensor, b_AP: Tensor) -> Tensor:
     return (a_AP * b_AP).sum(1)
 
 
-def _aim(state: _State, fresh: Tensor) -> None:
+def _slow(state: _State, tolerance: float, cost: float) -> Tensor:
+    """Problems that at their pace so far, or since their metric was built, will take longer than a metric is worth."""
+    left_A = (state.largest_A / tolerance).log() * state.steps_A
+    gained_A = (state.first_A / state.largest_A).log()
+    return (state.steps_A >= state.wait_A) & (left_A > _WORTH * cost * gained_A)
+
+
+def _sharpen(state: _State, metric: Metric, slow: Tensor) -> None:
+    """Build the metric of the `slow` problems; each time the next one may only follow after twice as many steps."""
+    if not bool(slow.any()):
+        return
+    metric.build(state.x_AP[slow], state.problem_A[slow])
+    state.sharp_A = state.sharp_A | slow
+    state.steps_A = torch.where(slow, 0, state.steps_A)
+    state.first_A = torch.where(slow, state.largest_A, state.first_A)
+    twice_A = (2 * state.wait_A).clamp_min(_WORTH * metric.cost)
+    state.wait_A = torch.where(slow, twice_A, state.wait_A)
+
+
+def _aim(state: _State, fresh: Tensor, metric: Metric | None) -> None:
     """Set the search direction of the `fresh` problems and open their line search: 1 to try, the slope at 0 known."""
-    d_AP = -state.history.inverse_times(state.g_AP, state.scale_AP)
+
+    def times(v_SAP: Tensor) -> Tensor:
+        if metric is None:
+            return v_SAP * state.scale_AP
+        return metric.times(v_SAP, state.scale_AP, state.problem_A)
+
+    d_AP = -state.history.inverse_times(state.g_AP, times)
     uphill = _dot(d_AP, state.g_AP) >= 0  # by rounding, at the limit of precision
     d_AP = torch.where(uphill[:, None], -state.g_AP * state.scale_AP, d_AP)
     state.d_AP = torch.where(fresh[:, None], d_AP, state.d_AP)
@@ -218,6 +281,7 @@ def _advance(state: _State, evaluate: Evaluate, noise: float) -> Tensor:
     state.f_A = torch.where(took, trial.f_A, state.f_A)
     state.largest_A = torch.where(took, trial.largest_A, state.largest_A)
     state.iterations_A = state.iterations_A + took
+    state.steps_A = state.steps_A + took
     state.trials_A = torch.where(took, 0, state.trials_A)
     _watch(state, took, noise)
     return took

@@ -2,7 +2,8 @@
 
 A layer's strengths form a path: below a = 1e-2 each cell starts from the minimum and the remembered steps of the power
 of ten above it, which is fitted first if it was not asked for, so that a cell's numbers depend on its own strength
-alone. With two classes a cell takes about ten evaluations anyhow: then all start from zero and share every product.
+alone. With two classes a cell takes about ten evaluations anyhow: then all start from zero and share every product. A
+search that its first steps show to be slow goes on in the metric of `ftprobe.solvers.curvature`.
 
 Axes: L layers, G strengths, N items, D features, K classes, B cells of a stage (layer by layer), P parameters.
 """
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ftprobe.solvers.cross_entropy import CrossEntropy
+from ftprobe.solvers.curvature import Blocks
 from ftprobe.solvers.history import History
 from ftprobe.solvers.lbfgs import Minima, minimise
 
@@ -46,9 +48,11 @@ class _Cells(NamedTuple):
 
 def bytes_per_layer(dim: int, n_classes: int, n_strengths: int) -> int:
     """Working memory of `fit_logistic` for each layer of `dim` float32 features, beside the features themselves."""
-    width = (n_classes if n_classes > 2 else 1) * (dim + 1)
+    rows = n_classes if n_classes > 2 else 1
+    width = rows * (dim + 1)
+    blocks = 4 * width * (dim + 1) * (3 if rows > 1 else n_strengths + 1)
     history = 3 * 2 * MEMORY * 4 * width * (1 if n_classes > 2 else n_strengths)
-    return history + 8 * (n_strengths * 12 * width + 5 * dim * dim)
+    return blocks + history + 8 * (n_strengths * 12 * width + 5 * dim * dim)
 
 
 def fit_logistic(
@@ -97,16 +101,19 @@ def _path(problem: CrossEntropy, strengths: Sequence[float], tolerance: float, m
     n_layers, device = len(problem.X_LND), problem.y_N.device
     layer_L = torch.arange(n_layers, device=device)
     x_LP = torch.zeros(n_layers, problem.width, dtype=torch.float64, device=device)
+    sharp_L = torch.zeros_like(layer_L, dtype=torch.bool)
     history, a_before = History.empty(x_LP, MEMORY, problem.dtype), 0.0
     minima: dict[float, Minima] = {}
     for stage in _stages(strengths, chained=problem.rows > 1):
         a_B = torch.tensor(stage, dtype=torch.float64, device=device).repeat(n_layers)
         cells = _Cells(layer_L.repeat_interleave(len(stage)), a_B)
         start = history[cells.layer_B].shifted(problem.penalty(a_B - a_before))
-        ends = _solve(problem, cells, x_LP[cells.layer_B], start, tolerance, max_iterations)
+        sharp_B = sharp_L[cells.layer_B]
+        ends = _solve(problem, cells, x_LP[cells.layer_B], start, sharp_B, tolerance, max_iterations)
         for place, a in enumerate(stage):
             minima[a] = ends.of(layer_L * len(stage) + place)
-        x_LP, history, a_before = minima[stage[-1]].x_BP, minima[stage[-1]].history, stage[-1]
+        a_before, last = stage[-1], minima[stage[-1]]
+        x_LP, sharp_L, history = last.x_BP, last.sharp_B, last.history
     return _stacked(problem, [minima[a] for a in strengths], layer_L)
 
 
@@ -133,11 +140,17 @@ def _stages(strengths: Sequence[float], *, chained: bool) -> list[tuple[float, .
 
 
 def _solve(
-    problem: CrossEntropy, cells: _Cells, x_BP: Tensor, history: History, tolerance: float, max_iterations: int
+    problem: CrossEntropy,
+    cells: _Cells,
+    x_BP: Tensor,
+    history: History,
+    sharp_B: Tensor,
+    tolerance: float,
+    max_iterations: int,
 ) -> Minima:
     """Minimise in the precision of the data, then in float64 what that leaves above the tolerance."""
 
-    def search(x_AP: Tensor, rows: Tensor, history: History, steps: int, dtype: torch.dtype) -> Minima:
+    def search(x_AP: Tensor, rows: Tensor, history: History, sharp_A: Tensor, steps: int, dtype: torch.dtype) -> Minima:
         layer_A, a_A = cells.layer_B[rows], cells.a_B[rows]
         return minimise(
             lambda x_AP, at: problem.evaluate(x_AP, layer_A[at], a_A[at], dtype),
@@ -146,16 +159,18 @@ def _solve(
             max_iterations=steps,
             noise=_NOISE[dtype],
             history=history,
+            metric=Blocks(problem, layer_A, a_A),
+            sharp_B=sharp_A,
         )
 
     every = torch.arange(len(x_BP), device=x_BP.device)
-    ends = search(x_BP, every, history, max_iterations, problem.dtype)
+    ends = search(x_BP, every, history, sharp_B, max_iterations, problem.dtype)
     stuck = torch.nonzero(~ends.converged_B & (ends.iterations_B < max_iterations))[:, 0]
     if problem.dtype == torch.float64 or not len(stuck):
         return ends
     left = max_iterations - int(ends.iterations_B[stuck].min())
     blank = History.empty(x_BP[stuck], MEMORY, torch.float64)
-    finer = search(ends.x_BP[stuck], stuck, blank, left, torch.float64)
+    finer = search(ends.x_BP[stuck], stuck, blank, ends.sharp_B[stuck], left, torch.float64)
     ends.iterations_B[stuck] += finer.iterations_B
     ends.evaluations_B[stuck] += finer.evaluations_B
     ends.x_BP[stuck], ends.converged_B[stuck] = finer.x_BP, finer.converged_B
@@ -165,7 +180,7 @@ def _solve(
 
 def _stacked(problem: CrossEntropy, minima: Sequence[Minima], layer_L: Tensor) -> LogisticFits:
     weights = [problem.weights(ends.x_BP, layer_L) for ends in minima]
-    columns = zip(*(ends[1:-1] for ends in minima), strict=True)
+    columns = zip(*(ends[1:6] for ends in minima), strict=True)
     return LogisticFits(
         torch.stack([W_LKD for W_LKD, _ in weights], 1),
         torch.stack([b_LK for _, b_LK in weights], 1),

@@ -1,23 +1,25 @@
 """The store of artifacts: content-addressed folders that appear whole, and the failures, logs and studies beside them.
 
 Below the store's URL: `artifacts/STAGE/ID/` with `manifest.json` and the files it lists, `failures/ID.json`,
-`logs/ID.log`, `studies/NAME.json`, and `tmp/` for what is not finished.
+`logs/ID.log`, `studies/NAME.json`, `checkpoints/ID/NUMBER/` of trials that are not done, laid out as artifacts, and
+`tmp/` for what is not finished.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from ftprobe.errors import CorruptArtifact
-from ftprobe.store.contents import MANIFEST, complete, damage, list_files, parse_manifest
-from ftprobe.store.faults import explained, full_disk_explained
+from ftprobe.store.contents import MANIFEST, Files, complete, damage, list_files, parse_manifest
+from ftprobe.store.faults import explained, full_disk_explained, node_explained
 from ftprobe.store.local import LocalVolume
 from ftprobe.store.remote import RemoteVolume
 from ftprobe.store.scratch import discard, scratch_name
@@ -107,13 +109,15 @@ class Store:
     def workdir(self) -> Iterator[Path]:
         """A scratch folder, removed at the end; on a local store publishing it is a rename.
 
-        A disk that fills up inside the block raises `StoreError`, whichever library was writing.
+        A disk that fills up inside the block raises `StoreError`, whichever library was writing; of a remote store the
+        folder is on this machine's disk and the error a `NodeError`.
         """
         folder = self.volume.scratch / scratch_name()
-        with explained(str(folder), "make"):
+        of_node = self.volume.scratch_is_of_node
+        with node_explained(str(folder), "make") if of_node else explained(str(folder), "make"):
             folder.mkdir(parents=True)
         try:
-            with full_disk_explained(str(folder)):
+            with full_disk_explained(str(folder), of_node=of_node):
                 yield folder
         finally:
             discard(folder)
@@ -136,6 +140,8 @@ class Store:
 
     def fetch(self, stage: str, id: str, *, verify: bool = True) -> Path:
         """A local folder with the artifact's files; of a remote store, its copy in this machine's cache.
+
+        The copy stays until `release` or the end of this process, and longer while the cache has room.
 
         Parameters
         ----------
@@ -166,9 +172,48 @@ class Store:
         with ThreadPoolExecutor(self.volume.lanes) as pool:
             return list(pool.map(lambda each: self.file(*each), wanted))
 
+    def release(self) -> None:
+        """Let this machine's cache evict what this process fetched: files still open or mapped stay readable."""
+        self.volume.release()
+
+    def held_here(self, pairs: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+        """The (stage, id) pairs of which this machine has files already: all of a local store's."""
+        return self.volume.held_here(pairs)
+
     def remove(self, stage: str, id: str) -> None:
         """Remove an artifact; absent is fine."""
         self.volume.delete(_artifact(stage, id))
+
+    def save_checkpoint(self, id: str, number: int, folder: Path) -> None:
+        """Keep the files in `folder`, which lie side by side, as a trial's checkpoint in place of those before it.
+
+        It appears whole or not at all; if there is one of this number already, that one stays.
+        """
+        with explained(str(folder), "read"):
+            files = list_files(folder)
+        place, name = _checkpoints(id), f"{number:08d}"
+        self.volume.publish(folder, f"{place}/{name}", {}, files)
+        for earlier in self.volume.names(place):
+            if earlier < name:
+                self.volume.delete(f"{place}/{earlier}")
+
+    def load_checkpoint(self, id: str, folder: Path) -> int | None:
+        """Copy the newest intact checkpoint of a trial into `folder`; its number, or None if there is none.
+
+        One that is damaged is removed, so that the trial can write it again; one without a manifest may be on its way.
+        """
+        place = _checkpoints(id)
+        for name in sorted(filter(str.isdigit, self.volume.names(place)), reverse=True):
+            manifest = parse_manifest(self.volume.read(f"{place}/{name}/{MANIFEST}"))
+            if manifest is not None:
+                if self._copied(f"{place}/{name}", manifest["files"], folder):
+                    return int(name)
+                self.volume.delete(f"{place}/{name}")
+        return None
+
+    def drop_checkpoints(self, id: str) -> None:
+        """Remove a trial's checkpoints; absent is fine."""
+        self.volume.delete(_checkpoints(id))
 
     def record_failure(self, id: str, failure: Mapping[str, object]) -> None:
         """Keep why a trial failed, in place of what was kept before."""
@@ -200,6 +245,14 @@ class Store:
         """The studies run with this store, by name."""
         return self._documents("studies")
 
+    def _copied(self, name: str, files: Files, folder: Path) -> bool:
+        """Copy files out of the store, where another writer may remove them at any time; False if any is not intact."""
+        source = self.volume.bring(name, files)
+        with explained(str(folder), "write"), suppress(FileNotFoundError):
+            for file in files:
+                shutil.copyfile(source / file, folder / file)
+        return not damage(folder, files, digests=True)
+
     def _local(self, stage: str, id: str, name: str | None, verify: bool) -> Path:
         files = self.manifest(stage, id)["files"]
         if name is not None and name not in files:
@@ -207,8 +260,8 @@ class Store:
         wanted = files if name is None else {name: files[name]}
         folder = self.volume.bring(_artifact(stage, id), files, wanted)
         problem = damage(folder, wanted, digests=verify)
-        if problem and self.volume.forget(folder):
-            folder = self.volume.bring(_artifact(stage, id), files, wanted)
+        if problem:
+            folder = self.volume.bring(_artifact(stage, id), files, wanted, renew=True)
             problem = damage(folder, wanted, digests=verify)
         if problem:
             raise CorruptArtifact(stage, id, f"{problem} ({self.path(stage, id)})")
@@ -241,6 +294,10 @@ def _volume(url: str | Path) -> LocalVolume | RemoteVolume:
 
 def _artifact(stage: str, id: str) -> str:
     return f"artifacts/{_checked_name(stage)}/{_checked_name(id)}"
+
+
+def _checkpoints(id: str) -> str:
+    return f"checkpoints/{_checked_name(id)}"
 
 
 def _checked_name(name: str) -> str:

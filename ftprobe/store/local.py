@@ -27,6 +27,7 @@ class LocalVolume:
     """Files below `root`."""
 
     lanes = 1  # a disk answers faster than threads start
+    scratch_is_of_node = False
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -114,13 +115,16 @@ class LocalVolume:
             finally:
                 discard(copy)
 
-    def bring(self, name: str, files: Files, only: Iterable[str] | None = None) -> Path:
-        """A local folder with the artifact's files: the artifact itself."""
+    def bring(self, name: str, files: Files, only: Iterable[str] | None = None, *, renew: bool = False) -> Path:
+        """A local folder with the artifact's files: the artifact itself, which cannot be brought again."""
         return self.root / name
 
-    def forget(self, folder: Path) -> bool:
-        """Whether a damaged folder was only a copy; never here."""
-        return False
+    def release(self) -> None:
+        """Nothing: what was fetched is the artifact itself."""
+
+    def held_here(self, names: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+        """All (stage, id): nothing has to travel."""
+        return set(names)
 
     def _place(self, folder: Path, name: str) -> None:
         target = self.root / name

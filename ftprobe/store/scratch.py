@@ -1,7 +1,8 @@
 """Scratch folders: where unfinished files lie, named after the process that owns them so that leftovers can be told.
 
 A name is `MACHINE-PID-RANDOM`. Leftovers of a dead process of this machine go at the next sweep; those of other
-machines, whose processes cannot be seen from here, once nothing in them has changed for a day.
+machines, whose processes cannot be seen from here, once nothing in them has changed for a day by the clock that dates
+files there: the clocks of two machines are never compared.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import hashlib
 import os
 import shutil
 import socket
-import time
 import uuid
 from contextlib import suppress
 from functools import cache
@@ -40,8 +40,9 @@ def sweep(folder: Path) -> None:
         entries = list(os.scandir(folder))
     except FileNotFoundError:
         return
+    now = _file_time(folder) if entries else 0.0
     for entry in entries:
-        if _is_left_over(entry):
+        if _is_left_over(entry, now):
             discard(Path(entry.path))
 
 
@@ -54,12 +55,24 @@ def discard(path: Path) -> None:
             path.unlink()
 
 
-def _is_left_over(entry: os.DirEntry[str]) -> bool:
+def _is_left_over(entry: os.DirEntry[str], now: float) -> bool:
     owner, _, rest = entry.name.partition("-")
     pid = rest.partition("-")[0]
     if owner == machine() and pid.isdigit():
         return not _is_running(int(pid))
-    return time.time() - _newest(entry.path) > STALE_AFTER_S
+    return now - _newest(entry.path) > STALE_AFTER_S
+
+
+def _file_time(folder: Path) -> float:
+    """What time it is for new files in `folder`, in seconds: on a network file system the server's clock says."""
+    mark = folder / scratch_name()
+    try:
+        mark.touch()
+        return mark.stat().st_mtime
+    except OSError:  # full, or read-only: nothing is old
+        return 0.0
+    finally:
+        discard(mark)
 
 
 def _is_running(pid: int) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -17,7 +18,6 @@ from ftprobe.errors import InputError, Problem, StoreError
 from ftprobe.planner import Plan
 from ftprobe.store import Store
 
-BOOTSTRAP = "~/ray_bootstrap_config.yaml"  # what `ray up` leaves on the head: the cluster file, filled in
 LOOK_S = 120.0  # a node that has not answered by then is taken for one that does not answer
 
 
@@ -27,9 +27,12 @@ def alive_nodes() -> list[dict[str, float]]:
 
 
 def nodes_to_come() -> list[dict[str, float]]:
-    """Resources of one node of each type that the cluster's autoscaler may start; known on a head made by `ray up`."""
-    path = Path(BOOTSTRAP).expanduser()
-    if not path.is_file() or not _on_head():
+    """Resources of one node of each type that the cluster's autoscaler may start.
+
+    Read from the file that the autoscaler on this machine was given; none where the driver is not on the head.
+    """
+    path = _autoscaling_file(ray._private.worker.global_worker.gcs_client.address)
+    if path is None:
         return []
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -39,10 +42,14 @@ def nodes_to_come() -> list[dict[str, float]]:
         return []
 
 
-def _on_head() -> bool:
-    """Whether this machine is the head of the cluster at hand."""
-    head = ray._private.worker.global_worker.gcs_client.address.rsplit(":", 1)[0]
-    return head in {ray.util.get_node_ip_address(), "127.0.0.1"}
+def _autoscaling_file(gcs_address: str) -> Path | None:
+    """The configuration of the autoscaler that serves a cluster, from its command line."""
+    for process in psutil.process_iter(["cmdline"]):
+        flags = (part for part in process.info["cmdline"] or () if part.startswith("--") and "=" in part)
+        said = dict(part[2:].split("=", 1) for part in flags)
+        if "autoscaling-config" in said and said.get("gcs-address") == gcs_address:
+            return Path(said["autoscaling-config"]).expanduser()
+    return None
 
 
 def check_nodes(plan: Plan, store: Store) -> None:

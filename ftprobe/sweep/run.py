@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ from ftprobe.sweep.trackers import trackers
 from ftprobe.worker import run_pack
 
 CONCURRENT = 1024  # Tune gives a custom searcher one pending trial unless told otherwise
+ANSWER_S = 10.0
 # The store is the checkpoint: Tune's own files and tables only cost time.
 SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -54,8 +56,8 @@ def run_ray(
     Raises
     ------
     InputError
-        The cluster cannot be reached; a stage asks for more than any node of it has; a node does not see the store or a
-        local checkpoint.
+        No cluster answers; a stage asks for more than any node of it has; a node does not see the store or a local
+        checkpoint.
     """
     for key, value in SETTINGS.items():
         os.environ.setdefault(key, value)
@@ -81,16 +83,23 @@ def run_ray(
 
 
 def _connect(address: str | None) -> None:
-    # without an address ray would join any cluster that happens to run on this machine
-    where = address or "local"
+    """Start a Ray of our own, or join the cluster at the address.
+
+    Without an address ray would join any cluster that happens to run on this machine.
+    """
     try:
-        ray.init(address=where, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
+        host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+        if host and port.isdigit():
+            socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()  # ray itself tries for minutes
+        ray.init(address=address or "local", log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError) as error:
         if address is None:
             raise
-        reason = str(error.__cause__ or error).partition(". ")[0]
-        repair = "start it, or give its address; with a token: RAY_AUTH_MODE=token and the token in ~/.ray/auth_token"
-        raise InputError.one("--address", f"no Ray cluster at {address}: {reason}", repair) from error
+        raise InputError.one(
+            "--address",
+            f"no Ray cluster answers at {address}: {str(error).strip().splitlines()[0]}",
+            "is it running? One with tokens needs RAY_AUTH_MODE=token, and its token in ~/.ray/auth_token",
+        ) from error
 
 
 def _slots(nodes: list[dict[str, float]]) -> str:

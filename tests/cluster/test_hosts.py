@@ -81,7 +81,7 @@ def test_clients_without_the_token_are_refused(facts: dict[str, Any]) -> None:
     refused = facts["refused"]
     for who in ("no token", "wrong token"):
         assert refused[who].startswith("exit 2: "), refused[who]
-        assert "\nerror: --address: no Ray cluster at 10.77.0.11:6379" in refused[who], refused[who]
+        assert "\nerror: --address: no Ray cluster answers at 10.77.0.11:6379" in refused[who], refused[who]
         assert "InvalidAuthToken" in refused[who]
         assert "Traceback" not in refused[who]
     assert refused["dashboard without token"] == "401"

@@ -11,11 +11,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import BertProcessing
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from ftprobe.errors import InputError
 from ftprobe.finetune import finetune
@@ -23,30 +18,12 @@ from ftprobe.hashing import derive_seed
 from ftprobe.measurement import Measurement, Outcome
 from ftprobe.models.heads import Classifier
 from ftprobe.models.inputs import encode, pad
-from ftprobe.models.load import Encoder, load_encoder, quiet_transformers
+from ftprobe.models.load import Encoder, load_encoder
 from ftprobe.study import FinetuneOptions
 from ftprobe.tasks.types import Corpus, LabelSet, Sentence, Split, TaskData
 
 Run = Callable[..., Outcome]
 FAST = {"epochs": 6, "learning_rate": 3e-3, "batch_size": 16}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("tiny")
-    words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "good", "bad", *(f"w{n}" for n in range(30))]
-    backend = Tokenizer(WordLevel({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
-    backend.pre_tokenizer = Whitespace()
-    backend.post_processor = BertProcessing(("[SEP]", 2), ("[CLS]", 1))
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]"
-    )
-    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    with torch.random.fork_rng(), quiet_transformers():
-        torch.manual_seed(0)
-        BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=32, **size)).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 def task_of(rows: Sequence[tuple[Split, str, str | None, str]]) -> TaskData:

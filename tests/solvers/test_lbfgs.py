@@ -74,7 +74,7 @@ def test_a_full_history_of_independent_steps_is_the_inverse_hessian():
     conjugate_PP = torch.linalg.eigh(H_BPP[0])[1]
     for s_P in conjugate_PP.T:
         history.add(s_P[None], (H_BPP[0] @ s_P)[None], torch.tensor([True]))
-    torch.testing.assert_close(history.inverse_times(c_BP, torch.ones_like(c_BP)), torch.linalg.solve(H_BPP, c_BP))
+    torch.testing.assert_close(history.inverse_times(c_BP, lambda v_SBP: v_SBP), torch.linalg.solve(H_BPP, c_BP))
 
 
 @pytest.mark.parametrize("limit", [1, 7])
