@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 STORE ?= demo-store
 DATA ?= ../shared/data
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all cluster-test hosts lint bench clean
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -33,8 +33,17 @@ lint: $(VENV)/.dev
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --doctest-modules ftprobe tests -m "not slow and not hub and not gpu" -n 2 --dist loadscope
 
-test-all: lint
+test-all: lint hosts
 	OMP_NUM_THREADS=1 $(BIN)/pytest --doctest-modules ftprobe tests
+
+# A study on three hosts in namespaces, brought up by `ray up`; skips, with the reason, where that is not allowed.
+cluster-test: $(VENV)/.dev hosts
+	$(BIN)/pytest tests/cluster
+
+# In a container, sshd and rsync are installed but not started; elsewhere that is the owner's choice.
+hosts:
+	@command -v sshd rsync > /dev/null || test "$$(id -u)" != 0 || test -d /run/systemd/system \
+	  || { apt-get update -qq && apt-get install -y -qq --no-install-recommends openssh-server rsync; } || true
 
 .neurox: $(VENV)/.dev
 	$(PIP) --no-deps --target $@ neurox==1.0.9 imbalanced-learn==0.14.2 sklearn-compat==0.1.6
