@@ -84,13 +84,7 @@ def plan(
     InputError
         Everything wrong with the study and its local data.
     """
-    opened, loaded = open_store(store), as_study(study)
-    first = make_plan(loaded, opened, data_dir=data, offline=offline)
-    local = [s for s in first.sources if not str(s.corpus_spec.get("fingerprint", "")).startswith("hub:")]
-    if not _unprepared(local, opened):
-        return first
-    prepare(local, opened)
-    return make_plan(loaded, opened, data_dir=data, offline=offline)
+    return make_plan(as_study(study), open_store(store), data_dir=data, offline=offline, read=True)
 
 
 def run(
@@ -162,11 +156,6 @@ def records(
     wanted = [(homes[trial], trial, {**columns, "trial": trial}) for trial, columns in planned.labels if trial in homes]
     paths = opened.files([(stage, trial, PART) for stage, trial, _ in wanted])
     return scan([(str(path), columns) for path, (_, _, columns) in zip(paths, wanted, strict=True)])
-
-
-def _unprepared(sources: list[Any], store: Store) -> bool:
-    wanted = {("labels", labels_id(source)) for source in sources}
-    return store.existing(wanted) != wanted
 
 
 def _document(planned: Plan) -> dict[str, Any]:
