@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ftprobe.corpora import labels_id, prepare
+from ftprobe.corpora import corpus_id, labels_id, prepare
 from ftprobe.cost import MANIFESTS_READ, speeds
 from ftprobe.planner import STAGES, Plan, Stage, make_plan
 from ftprobe.store import Store
@@ -116,9 +116,10 @@ def run(
         Everything wrong with the study, its data, or what it asks of the cluster; nothing has been started then.
     """
     opened, loaded, begun = open_store(store), as_study(study), time.time()
-    planned = plan(loaded, store=opened, data=data, offline=offline)
+    planned = make_plan(loaded, opened, data_dir=data, offline=offline, read=True, look_up=False)
     notes = prepare(planned.sources, opened)
     opened.save_study(loaded.name, _document(planned))
+    planned = planned.looked_up(opened)  # from here on the document keeps `gc` away from what is reused
     from ftprobe.schedule import Schedule
 
     schedule = Schedule(planned, speeds(opened.manifests(STAGES, MANIFESTS_READ)))
@@ -145,17 +146,12 @@ def records(
     offline: bool = True,
 ) -> pl.LazyFrame:
     """The tidy records of a study: one row a number, in the columns of METHODS 0; only what the store holds."""
-    from ftprobe.rows import PART, scan
+    from ftprobe.compact import compact, scan_study
 
-    opened, loaded = open_store(store), as_study(study)
-    planned = make_plan(loaded, opened, data_dir=data, offline=offline)
-    held = {trial: planned.trials[trial].stage for trial in planned.existing}
-    labels = {labels_id(source) for source in planned.sources}
-    held_labels = {key for _, key in opened.existing([("labels", key) for key in labels])}
-    homes = {**dict.fromkeys(held_labels, "labels"), **held}
-    wanted = [(homes[trial], trial, {**columns, "trial": trial}) for trial, columns in planned.labels if trial in homes]
-    paths = opened.files([(stage, trial, PART) for stage, trial, _ in wanted])
-    return scan([(str(path), columns) for path, (_, _, columns) in zip(paths, wanted, strict=True)])
+    opened = open_store(store)
+    planned = make_plan(as_study(study), opened, data_dir=data, offline=offline)
+    compact(planned, opened)
+    return scan_study(planned, opened)
 
 
 def _document(planned: Plan) -> dict[str, Any]:
@@ -166,6 +162,7 @@ def _document(planned: Plan) -> dict[str, Any]:
         "path": str(study.path) if study.path else None,
         "trials": [{"id": t.id, "stage": t.stage, "name": t.name} for t in planned.trials.values()],
         "labels": [labels_id(s) for s in planned.sources],
+        "corpora": [corpus_id(s) for s in planned.sources],
     }
 
 

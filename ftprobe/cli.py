@@ -232,6 +232,29 @@ def records(
     out.print(f"{target}: {frame.height} rows", highlight=False)
 
 
+@app.command()
+def gc(
+    store: StoreUrl = None,
+    study: Annotated[list[str] | None, typer.Option(help="Give up a study, by its name; may be repeated.")] = None,
+    keep_days: Annotated[float, typer.Option(min=0.0, help="Keep what changed in the last days.")] = 1.0,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove; otherwise it is only listed.")] = False,
+) -> None:
+    """List what a store holds and no study needs any more, and with --yes remove it."""
+    from ftprobe import api
+    from ftprobe.garbage import DAY_S, find_garbage, garbage_table, remove_garbage
+
+    opened = api.open_store(store)
+    garbage = find_garbage(opened, keep_s=keep_days * DAY_S, forget=study or ())
+    out.print(garbage_table(garbage.items))
+    if garbage.young:
+        out.print(f"{len(garbage.young):,} more are younger than {keep_days:g} days (--keep-days)", highlight=False)
+    if yes:
+        removed = remove_garbage(opened, garbage)
+        out.print(f"removed {len(removed):,} items", highlight=False)
+    elif garbage.items or garbage.forgotten:
+        out.print("nothing has been removed; --yes removes it", highlight=False)
+
+
 @app.command("ls")
 def list_recipes() -> None:
     """List shipped studies, tasks and probes."""

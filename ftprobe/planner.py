@@ -13,10 +13,12 @@ from typing import Any, Literal, NamedTuple
 
 from ftprobe.architecture import Architecture
 from ftprobe.checkpoint import Checkpoint
+from ftprobe.corpora import labels_id
 from ftprobe.cost import Cost, activation_cost, finetune_cost, probe_cost, probe_size, work_of
 from ftprobe.hashing import content_id
 from ftprobe.probes import PROBES
 from ftprobe.resolution import Resolved, resolve_study
+from ftprobe.rows import PART
 from ftprobe.store import Store
 from ftprobe.study import ActivationOptions, FinetuneRun, ProbeRun, Study
 from ftprobe.tasks import TaskSource
@@ -63,14 +65,35 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A study's trials in topological order, its data sources, and the labels that rows get when they are read."""
+    """A study's trials in topological order, its data sources, and the labels that rows get when they are read.
+
+    Attributes
+    ----------
+    labels : tuple of (str, mapping)
+        A trial, or the labels artifact of a source, and the columns that the study gives its rows.
+    existing : frozenset of str
+        Trials that the store held when it was looked up.
+    records : mapping of str to str
+        The digest of the records of each of them, and of the labels artifacts.
+    """
 
     study: Study
     trials: dict[str, Trial]
     sources: tuple[TaskSource, ...]
     labels: tuple[tuple[str, Mapping[str, Any]], ...]
     grid_points: int
-    existing: frozenset[str]
+    existing: frozenset[str] = frozenset()
+    records: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def looked_up(self, store: Store) -> Plan:
+        """The plan with what `store` holds of it now."""
+        pairs = [(t.stage, t.id) for t in self.trials.values()] + [("labels", labels_id(s)) for s in self.sources]
+        existing, records = set(), {}
+        for (_, id), files in store.held(pairs):
+            existing.add(id)
+            if PART in files:
+                records[id] = files[PART]["blake2b"]
+        return dataclasses.replace(self, existing=frozenset(existing & self.trials.keys()), records=records)
 
     def missing(self) -> tuple[Trial, ...]:
         """Trials without an artifact that something still needs: a parent is not rebuilt for a child that exists."""
@@ -117,7 +140,13 @@ class _Asked(NamedTuple):
 
 
 def make_plan(
-    study: Study, store: Store, *, data_dir: str | None = None, offline: bool = False, read: bool = False
+    study: Study,
+    store: Store,
+    *,
+    data_dir: str | None = None,
+    offline: bool = False,
+    read: bool = False,
+    look_up: bool = True,
 ) -> Plan:
     """Resolve `study` into trials and look up which of them `store` holds already.
 
@@ -125,6 +154,8 @@ def make_plan(
     ----------
     read : bool
         Read the local and built-in data that the store does not hold yet, so that counts are exact.
+    look_up : bool
+        Without, nothing counts as held until `Plan.looked_up`.
 
     Raises
     ------
@@ -132,14 +163,15 @@ def make_plan(
         Unknown data, checkpoints or layers: all problems at once; with `read` malformed data too.
     """
     resolved = resolve_study(study, store, data_dir=data_dir, offline=offline, read=read)
-    return _Planner(study, store, resolved, offline).plan()
+    planned = _Planner(study, resolved, offline).plan()
+    return planned.looked_up(store) if look_up else planned
 
 
 class _Planner:
     """The state of one planning pass: the trials so far, and what the study calls them."""
 
-    def __init__(self, study: Study, store: Store, resolved: Resolved, offline: bool) -> None:
-        self.study, self.store, self.offline = study, store, offline
+    def __init__(self, study: Study, resolved: Resolved, offline: bool) -> None:
+        self.study, self.offline = study, offline
         self.checkpoints, self.texts = resolved
         self.trials: dict[str, Trial] = {}
         self.extractions: dict[tuple[object, ...], Trial] = {}
@@ -157,7 +189,6 @@ class _Planner:
                 if state.alias not in asked:
                     asked[state.alias] = self._asked(run, state.checkpoint.architecture)
                 self._probe(run, asked[state.alias], state)
-        existing = self.store.existing([(t.stage, t.id) for t in self.trials.values()])
         for text in self.texts.values():
             self._label(text.labels, None)
         return Plan(
@@ -166,7 +197,6 @@ class _Planner:
             tuple(text.source for text in self.texts.values()),
             tuple((trial, columns) for (trial, _, _), columns in self.labels.items()),
             self.grid_points,
-            frozenset(key for _, key in existing),
         )
 
     def _states(self) -> list[_State]:
