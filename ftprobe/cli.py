@@ -31,6 +31,8 @@ app = typer.Typer(
 )
 out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
 
+MOST_ROWS = 1_000_000  # of records that a report's tables share in memory; of more, each reads the columns it shows
+
 T = TypeVar("T")
 StudyFile = Annotated[Path, typer.Argument(help="The study's YAML file.", show_default=False)]
 Overrides = Annotated[
@@ -217,19 +219,19 @@ def records(
     """Export a study's tidy records: one row a number."""
     from ftprobe import api
 
-    frame = api.records(_study(study, overrides), store=store, data=data).collect()
     suffix = target.suffix if target else ".csv"
     _known(suffix, (".parquet", ".csv", ".json"), "--out")
+    frame = api.records(_study(study, overrides), store=store, data=data)
     if target is None:
-        print(frame.write_csv(), end="")
+        print(frame.collect().write_csv(), end="")
         return
     if suffix == ".parquet":
-        frame.write_parquet(target)
+        frame.sink_parquet(target)
     elif suffix == ".csv":
-        frame.write_csv(target)
+        frame.sink_csv(target)
     else:
-        frame.write_ndjson(target)
-    out.print(f"{target}: {frame.height} rows", highlight=False)
+        frame.sink_ndjson(target)
+    out.print(f"{target}: {_height(frame)} rows", highlight=False)
 
 
 @app.command()
@@ -325,10 +327,19 @@ def _report(
     from ftprobe.report import find_report
 
     study = _study(path, None)
-    frame = api.records(study, store=store, data=data).collect()
-    if frame.is_empty():
+    frame = api.records(study, store=store, data=data)
+    height = _height(frame)
+    if not height:
         raise InputError.one(str(path), "the store holds no records of this study", f"ftprobe run {path}")
-    return find_report(study.report or "generic", path), frame.lazy()
+    if height <= MOST_ROWS:
+        frame = frame.collect().lazy()
+    return find_report(study.report or "generic", path), frame
+
+
+def _height(frame: pl.LazyFrame) -> int:
+    import polars as pl
+
+    return int(frame.select(pl.len()).collect().item())
 
 
 def _made(make: Callable[[pl.LazyFrame], T], frame: pl.LazyFrame, asked_for: bool) -> T | None:

@@ -71,9 +71,15 @@ class Store:
         by_stage: dict[str, set[str]] = {}
         for stage, id in pairs:
             by_stage.setdefault(stage, set()).add(_checked_name(id))
+        if isinstance(self.volume, LocalVolume):
+            present = [(stage, id) for stage, ids in by_stage.items() for id in self.volume.present(_stage(stage), ids)]
+            for key, found in self._read(present):
+                if found and self.volume.whole(_artifact(*key), found["files"]):
+                    yield key, found["files"]
+            return
         sizes: dict[tuple[str, str], dict[str, int]] = {}
         for stage, ids in by_stage.items():
-            for id, size_of in self.volume.sizes(f"artifacts/{_checked_name(stage)}", ids).items():
+            for id, size_of in self.volume.sizes(_stage(stage), ids).items():
                 if MANIFEST in size_of:
                     sizes[stage, id] = size_of
         for key, found in self._read(list(sizes)):
@@ -249,8 +255,12 @@ def _volume(url: str | Path) -> LocalVolume | RemoteVolume:
     return RemoteVolume.at(text)
 
 
+def _stage(stage: str) -> str:
+    return f"artifacts/{_checked_name(stage)}"
+
+
 def _artifact(stage: str, id: str) -> str:
-    return f"artifacts/{_checked_name(stage)}/{_checked_name(id)}"
+    return f"{_stage(stage)}/{_checked_name(id)}"
 
 
 def _checked_name(name: str) -> str:

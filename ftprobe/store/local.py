@@ -83,14 +83,20 @@ class LocalVolume:
                     dated.append((entry.stat(follow_symlinks=False).st_mtime_ns, name))
         return [name for _, name in sorted(dated, reverse=True)]
 
-    def sizes(self, folder: str, children: Iterable[str]) -> dict[str, dict[str, int]]:
-        """For each child folder that exists: its files, recursively, as relative path -> bytes."""
+    def present(self, folder: str, children: Iterable[str]) -> set[str]:
+        """Those children of a folder that may exist: all of a few, which are looked at anyway."""
         wanted = set(children)
         with explained(self.address(folder), "list"):
-            if len(wanted) > _MANY:  # one listing is cheaper than as many failed ones
-                wanted &= set(_entries(self.root / folder))
-            found = {child: _sizes(self.address(f"{folder}/{child}")) for child in wanted}
-        return {child: size_of for child, size_of in found.items() if size_of}
+            return wanted & set(_entries(self.root / folder)) if len(wanted) > _MANY else wanted
+
+    def whole(self, name: str, files: Files) -> bool:
+        """Whether each file of an artifact is there with its size."""
+        folder = self.address(name)
+        with explained(folder, "list"):
+            try:
+                return all(os.stat(f"{folder}/{each['path']}").st_size == each["bytes"] for each in files.values())
+            except (FileNotFoundError, NotADirectoryError):
+                return False
 
     def usage(self, folder: str) -> dict[str, Usage]:
         """What each entry of a folder takes, and when it last changed."""
