@@ -157,7 +157,6 @@ def records(
     """
     opened = open_store(store)
     planned = make_plan(as_study(study), opened, data_dir=data, offline=offline)
-    compact(planned, opened)
     return scan_study(planned, opened)
 
 

@@ -66,8 +66,8 @@ def chunks(plan: Plan) -> list[Chunk]:
     return made
 
 
-def compact(plan: Plan, store: Store) -> int:
-    """Write the compact files that a plan lacks, if it has `LEAST_PARTS` loose parts; how many were written.
+def compact(plan: Plan, store: Store) -> None:
+    """Write the compact files that a plan lacks, if it has `LEAST_PARTS` loose parts.
 
     Any number of processes may do so at once. A store that is full or cannot be written loses nothing by it.
 
@@ -76,22 +76,11 @@ def compact(plan: Plan, store: Store) -> int:
     CorruptArtifact
         A part is damaged.
     """
-    made = chunks(plan)
-    held = _held(made, store)
-    loose = [chunk for chunk in made if chunk.id not in held]
-    if sum(len(chunk.parts) for chunk in loose) < LEAST_PARTS:
-        return 0
-    written = 0
-    with suppress(StoreError):
-        for chunk in loose:
-            if len(chunk.parts) > 1:
-                _write(chunk, plan.study.name, store)
-                written += 1
-    return written
+    _held(chunks(plan), plan.study.name, store)
 
 
 def scan_study(plan: Plan, store: Store) -> pl.LazyFrame:
-    """All records of a plan that the store holds, lazily, in plan order: from compact files where there are any.
+    """All records of a plan that the store holds, lazily, in plan order; compact files are written as by `compact`.
 
     Filters on columns skip the row groups of a compact file that cannot have such rows.
 
@@ -103,7 +92,7 @@ def scan_study(plan: Plan, store: Store) -> pl.LazyFrame:
     import polars as pl
 
     made = chunks(plan)
-    held = _held(made, store)
+    held = _held(made, plan.study.name, store)
     paths = {chunk.id: path for chunk in made if chunk.id in held and (path := _path(chunk, store))}
     frames = []
     for is_compact, run in itertools.groupby(made, key=lambda chunk: chunk.id in paths):
@@ -131,8 +120,17 @@ def _chunk_id(parts: Sequence[Part]) -> str:
     return content_id([STAGE, VERSION, schema, [[part.digest, part.columns] for part in parts]])
 
 
-def _held(made: Sequence[Chunk], store: Store) -> set[str]:
-    return {id for _, id in store.existing([(STAGE, chunk.id) for chunk in made])}
+def _held(made: Sequence[Chunk], study: str, store: Store) -> set[str]:
+    """The compact files that the store has, after writing those that are worth it."""
+    held = {id for _, id in store.existing([(STAGE, chunk.id) for chunk in made])}
+    loose = [chunk for chunk in made if chunk.id not in held]
+    if sum(len(chunk.parts) for chunk in loose) >= LEAST_PARTS:
+        with suppress(StoreError):
+            for chunk in loose:
+                if len(chunk.parts) > 1:
+                    _write(chunk, study, store)
+                    held.add(chunk.id)
+    return held
 
 
 def _path(chunk: Chunk, store: Store) -> str | None:

@@ -62,7 +62,7 @@ def filled(asked: Study, store: Store, fill: Fill) -> Plan:
 def loose(planned: Plan, store: Store, monkeypatch: pytest.MonkeyPatch) -> pl.DataFrame:
     """The records as they are without compact files."""
     with monkeypatch.context() as patch:
-        patch.setattr(compact, "_held", lambda made, store: set())
+        patch.setattr(compact, "_held", lambda made, study, store: set())
         return compact.scan_study(planned, store).collect()
 
 
