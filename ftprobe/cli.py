@@ -247,7 +247,7 @@ def gc(
 
     opened = api.open_store(store)
     garbage = find_garbage(opened, keep_s=keep_days * DAY_S, forget=study or ())
-    out.print(garbage_table(garbage.items))
+    out.print(garbage_table(garbage.items) if garbage.items else f"{opened.url} holds nothing that may go")
     if garbage.young:
         out.print(f"{len(garbage.young):,} more are younger than {keep_days:g} days (--keep-days)", highlight=False)
     if yes:

@@ -76,9 +76,12 @@ def find_garbage(store: Store, *, keep_s: float, forget: Collection[str] = ()) -
     StoreError
         A study's document cannot be read, so that nobody knows what it needs.
     """
-    known = {name.removesuffix(".json") for name in store.volume.names("studies")}
+    known = sorted(name.removesuffix(".json") for name in store.volume.names("studies"))
+    repair = "no study has been run with it"
     problems = [
-        Problem(f"--study {n}", "no such study in the store", nearest(n, known)) for n in forget if n not in known
+        Problem(f"--study {name}", f"{store.url} has no such study", nearest(name, known) if known else repair)
+        for name in forget
+        if name not in known
     ]
     if problems:
         raise InputError(problems)

@@ -198,4 +198,13 @@ def test_the_command_lists_and_removes_only_when_told(
     assert code == 2
     assert "mine.json" in shown
     assert set(before.looked_up(store).existing) == set(after.trials)
-    assert ftprobe_gc("--study", "none")[0] == 2
+    code, shown = ftprobe_gc("--study", "mein")
+    assert code == 2
+    assert "did you mean 'mine'?" in shown
+    code, shown = ftprobe_gc("--study", "mine", "--keep-days", "0", "--yes")
+    assert code == 0
+    assert store.studies() == {}
+    assert store.artifacts() == []
+    code, shown = ftprobe_gc("--study", "mine")
+    assert code == 2
+    assert "no study has been run with it" in shown
