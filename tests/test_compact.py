@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from polars.testing import assert_frame_equal
 from pyarrow.fs import LocalFileSystem
 
 import ftprobe
-from ftprobe import compact
+from ftprobe import api, compact
 from ftprobe.planner import Plan
+from ftprobe.schedule import Result, Schedule
 from ftprobe.store import Store
 from ftprobe.store.faults import store_error
 from ftprobe.store.local import LocalVolume
@@ -89,6 +91,10 @@ def test_a_filter_reads_the_row_groups_it_needs(minilm: str, tmp_path: Path, fil
     found = ftprobe.records(asked, store=store).filter(pl.col("method") == "linear", pl.col("layer") == 2).collect()
     assert found.height == 15 * 2
     assert set(found["value"]) == {0.7}
+    for path in (tmp_path / "artifacts" / "compact").glob("*/records.parquet"):
+        group = pq.ParquetFile(path).metadata.row_group(0)
+        columns = {group.column(i).path_in_schema: group.column(i).statistics for i in range(group.num_columns)}
+        assert all(columns[name].has_min_max for name in ("model", "method", "metric", "layer", "value"))
     wanted = ftprobe.records(asked, store=store).select("value")
     assert "artifacts/compact" in wanted.explain()
     assert wanted.explain().count("artifacts/probe") <= 4  # those alone in their chunk
@@ -189,3 +195,23 @@ def test_a_full_store_is_read_all_the_same(
     monkeypatch.setattr(LocalVolume, "publish", full)
     assert ftprobe.records(asked, store=store).collect().height == loose(planned, store, monkeypatch).height
     assert files(store) == []
+
+
+def test_a_run_of_many_trials_ends_with_compact_files(
+    minilm: str, store: Store, fill: Fill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def execute(schedule: Schedule, opened: Store, *rest: object) -> bool:
+        fill(schedule.plan, opened)
+        while (pack := schedule.next()) is not None:
+            schedule.start(pack.id)
+            schedule.complete(pack.id, Result("done"))
+        return False
+
+    monkeypatch.setattr(api, "_execute", execute)
+    monkeypatch.setattr(api, "LEAST_PARTS", 40)
+    assert api.run(study(minilm), store=store, offline=True).counts["probe"] == {"done": 15}
+    written = files(store)
+    assert written
+    rows = ftprobe.records(study(minilm), store=store).filter(pl.col("layer").is_not_null()).collect()
+    assert rows.height == 6 * (14 + 15 + 15)
+    assert files(store) == written
