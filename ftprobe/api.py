@@ -12,11 +12,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ftprobe.corpora import labels_id, prepare
+from ftprobe.compact import LEAST_PARTS, compact, scan_study
+from ftprobe.corpora import corpus_id, labels_id, prepare
 from ftprobe.cost import MANIFESTS_READ, speeds
+from ftprobe.errors import CorruptArtifact
 from ftprobe.planner import STAGES, Plan, Stage, make_plan
 from ftprobe.store import Store
 from ftprobe.study import Study, load_study
@@ -84,13 +87,7 @@ def plan(
     InputError
         Everything wrong with the study and its local data.
     """
-    opened, loaded = open_store(store), as_study(study)
-    first = make_plan(loaded, opened, data_dir=data, offline=offline)
-    local = [s for s in first.sources if not str(s.corpus_spec.get("fingerprint", "")).startswith("hub:")]
-    if not _unprepared(local, opened):
-        return first
-    prepare(local, opened)
-    return make_plan(loaded, opened, data_dir=data, offline=offline)
+    return make_plan(as_study(study), open_store(store), data_dir=data, offline=offline, read=True)
 
 
 def run(
@@ -122,15 +119,19 @@ def run(
         Everything wrong with the study, its data, or what it asks of the cluster; nothing has been started then.
     """
     opened, loaded, begun = open_store(store), as_study(study), time.time()
-    planned = plan(loaded, store=opened, data=data, offline=offline)
+    planned = make_plan(loaded, opened, data_dir=data, offline=offline, read=True, look_up=False)
     notes = prepare(planned.sources, opened)
     opened.save_study(loaded.name, _document(planned))
+    planned = planned.looked_up(opened)  # from here on the document keeps `gc` away from what is reused
     from ftprobe.schedule import Schedule
 
     schedule = Schedule(planned, speeds(opened.manifests(STAGES, MANIFESTS_READ)))
     interrupted = False
     if schedule.total:
         interrupted = _execute(schedule, opened, observer, address, inline, device, threads)
+    if schedule.total >= LEAST_PARTS and not (interrupted or schedule.stopped):
+        with suppress(CorruptArtifact):  # who reads the records is told
+            compact(planned.looked_up(opened), opened)
     names = {trial: planned.trials[trial].name for trial in schedule.errors}
     stages = {trial: planned.trials[trial].stage for trial in schedule.errors}
     return Summary(
@@ -150,23 +151,13 @@ def records(
     data: str | None = None,
     offline: bool = True,
 ) -> pl.LazyFrame:
-    """The tidy records of a study: one row a number, in the columns of METHODS 0; only what the store holds."""
-    from ftprobe.rows import PART, scan
+    """The tidy records of a study: one row a number, in the columns of METHODS 0; only what the store holds.
 
-    opened, loaded = open_store(store), as_study(study)
-    planned = make_plan(loaded, opened, data_dir=data, offline=offline)
-    held = {trial: planned.trials[trial].stage for trial in planned.existing}
-    labels = {labels_id(source) for source in planned.sources}
-    held_labels = {key for _, key in opened.existing([("labels", key) for key in labels])}
-    homes = {**dict.fromkeys(held_labels, "labels"), **held}
-    wanted = [(homes[trial], trial, {**columns, "trial": trial}) for trial, columns in planned.labels if trial in homes]
-    paths = opened.files([(stage, trial, PART) for stage, trial, _ in wanted])
-    return scan([(str(path), columns) for path, (_, _, columns) in zip(paths, wanted, strict=True)])
-
-
-def _unprepared(sources: list[Any], store: Store) -> bool:
-    wanted = {("labels", labels_id(source)) for source in sources}
-    return store.existing(wanted) != wanted
+    Those of many trials are kept together in compact files, which the first call writes where the run did not.
+    """
+    opened = open_store(store)
+    planned = make_plan(as_study(study), opened, data_dir=data, offline=offline)
+    return scan_study(planned, opened)
 
 
 def _document(planned: Plan) -> dict[str, Any]:
@@ -177,6 +168,7 @@ def _document(planned: Plan) -> dict[str, Any]:
         "path": str(study.path) if study.path else None,
         "trials": [{"id": t.id, "stage": t.stage, "name": t.name} for t in planned.trials.values()],
         "labels": [labels_id(s) for s in planned.sources],
+        "corpora": [corpus_id(s) for s in planned.sources],
     }
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
-from ftprobe.errors import InputError, Problem, StoreError
+from ftprobe.errors import CorruptArtifact, InputError, Problem, StoreError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -31,6 +31,8 @@ app = typer.Typer(
     help="Studies of how fine-tuning changes the representations of pre-trained language models.",
 )
 out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+
+MOST_ROWS = 1_000_000  # of records that a report's tables share in memory; of more, each reads the columns it shows
 
 T = TypeVar("T")
 StudyFile = Annotated[Path, typer.Argument(help="The study's YAML file.", show_default=False)]
@@ -53,7 +55,7 @@ def main() -> None:
         for problem in error.problems:
             err.print(f"error: {problem}", style="red", markup=False, highlight=False)
         sys.exit(2)
-    except StoreError as error:
+    except (StoreError, CorruptArtifact) as error:
         err.print(f"error: {error}", style="red", markup=False, highlight=False)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
@@ -221,19 +223,42 @@ def records(
     """Export a study's tidy records: one row a number."""
     from ftprobe import api
 
-    frame = api.records(_study(study, overrides), store=store, data=data).collect()
     suffix = target.suffix if target else ".csv"
     _known(suffix, (".parquet", ".csv", ".json"), "--out")
+    frame = api.records(_study(study, overrides), store=store, data=data)
     if target is None:
-        print(frame.write_csv(), end="")
+        print(frame.collect().write_csv(), end="")
         return
     if suffix == ".parquet":
-        frame.write_parquet(target)
+        frame.sink_parquet(target)
     elif suffix == ".csv":
-        frame.write_csv(target)
+        frame.sink_csv(target)
     else:
-        frame.write_ndjson(target)
-    out.print(f"{target}: {frame.height} rows", highlight=False)
+        frame.sink_ndjson(target)
+    out.print(f"{target}: {_height(frame)} rows", highlight=False)
+
+
+@app.command()
+def gc(
+    store: StoreUrl = None,
+    study: Annotated[list[str] | None, typer.Option(help="Give up a study, by its name; may be repeated.")] = None,
+    keep_days: Annotated[float, typer.Option(min=0.0, help="Keep what changed in the last days.")] = 1.0,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove; otherwise it is only listed.")] = False,
+) -> None:
+    """List what a store holds and no study needs any more, and with --yes remove it."""
+    from ftprobe import api
+    from ftprobe.garbage import DAY_S, find_garbage, garbage_table, remove_garbage
+
+    opened = api.open_store(store)
+    garbage = find_garbage(opened, keep_s=keep_days * DAY_S, forget=study or ())
+    out.print(garbage_table(garbage.items) if garbage.items else f"{opened.url} holds nothing that may go")
+    if garbage.young:
+        out.print(f"{len(garbage.young):,} more are younger than {keep_days:g} days (--keep-days)", highlight=False)
+    if yes:
+        removed = remove_garbage(opened, garbage)
+        out.print(f"removed {len(removed):,} items", highlight=False)
+    elif garbage.items or garbage.forgotten:
+        out.print("nothing has been removed; --yes removes it", highlight=False)
 
 
 @app.command("ls")
@@ -306,10 +331,19 @@ def _report(
     from ftprobe.report import find_report
 
     study = _study(path, None)
-    frame = api.records(study, store=store, data=data).collect()
-    if frame.is_empty():
+    frame = api.records(study, store=store, data=data)
+    height = _height(frame)
+    if not height:
         raise InputError.one(str(path), "the store holds no records of this study", f"ftprobe run {path}")
-    return find_report(study.report or "generic", path), frame.lazy()
+    if height <= MOST_ROWS:
+        frame = frame.collect().lazy()
+    return find_report(study.report or "generic", path), frame
+
+
+def _height(frame: pl.LazyFrame) -> int:
+    import polars as pl
+
+    return int(frame.select(pl.len()).collect().item())
 
 
 def _made(make: Callable[[pl.LazyFrame], T], frame: pl.LazyFrame, asked_for: bool) -> T | None:

@@ -9,6 +9,8 @@ import hashlib
 import json
 from pathlib import Path
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
 
 def canonical(value: object) -> bytes:
     """Canonical JSON of `value`: sorted keys, no spaces, UTF-8, no NaN.
@@ -16,7 +18,7 @@ def canonical(value: object) -> bytes:
     >>> canonical({"b": 1, "a": (2, 3)})
     b'{"a":[2,3],"b":1}'
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return _CANONICAL.encode(value).encode()
 
 
 def content_id(value: object) -> str:

@@ -11,22 +11,24 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from ftprobe.checkpoint import Checkpoint, resolve
-from ftprobe.corpora import corpus_id, counts, labels_id
-from ftprobe.cost import Cost, Workload, activation_cost, finetune_cost, probe_cost, probe_size, work_of
-from ftprobe.errors import InputError, Problem
+from ftprobe.architecture import Architecture
+from ftprobe.checkpoint import Checkpoint
+from ftprobe.corpora import labels_id
+from ftprobe.cost import Cost, activation_cost, finetune_cost, probe_cost, probe_size, work_of
 from ftprobe.hashing import content_id
-from ftprobe.probes import PROBES, Size
+from ftprobe.probes import PROBES
+from ftprobe.resolution import Resolved, resolve_study
+from ftprobe.rows import PART
 from ftprobe.store import Store
 from ftprobe.study import ActivationOptions, FinetuneRun, ProbeRun, Study
-from ftprobe.tasks import TaskSource, locate
+from ftprobe.tasks import TaskSource
 
 Stage = Literal["finetune", "activations", "probe"]
 STAGES: tuple[Stage, ...] = ("finetune", "activations", "probe")
 VERSIONS: Mapping[Stage, int] = {"finetune": 1, "activations": 1, "probe": 1}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Trial:
     """One node of the plan: its artifact is `stage`/`id` in the store.
 
@@ -63,14 +65,35 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A study's trials in topological order, its data sources, and the labels that rows get when they are read."""
+    """A study's trials in topological order, its data sources, and the labels that rows get when they are read.
+
+    Attributes
+    ----------
+    labels : tuple of (str, mapping)
+        A trial, or the labels artifact of a source, and the columns that the study gives its rows.
+    existing : frozenset of str
+        Trials that the store held when it was looked up.
+    records : mapping of str to str
+        The digest of the records of each of them, and of the labels artifacts.
+    """
 
     study: Study
     trials: dict[str, Trial]
     sources: tuple[TaskSource, ...]
     labels: tuple[tuple[str, Mapping[str, Any]], ...]
     grid_points: int
-    existing: frozenset[str]
+    existing: frozenset[str] = frozenset()
+    records: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def looked_up(self, store: Store) -> Plan:
+        """The plan with what `store` holds of it now."""
+        pairs = [(t.stage, t.id) for t in self.trials.values()] + [("labels", labels_id(s)) for s in self.sources]
+        existing, records = set(), {}
+        for (_, id), manifest in store.held(pairs):
+            existing.add(id)
+            if PART in manifest["files"]:
+                records[id] = manifest["files"][PART]["blake2b"]
+        return dataclasses.replace(self, existing=frozenset(existing & self.trials.keys()), records=records)
 
     def missing(self) -> tuple[Trial, ...]:
         """Trials without an artifact that something still needs: a parent is not rebuilt for a child that exists."""
@@ -94,94 +117,98 @@ class _State(NamedTuple):
     task: str | None
     columns: Mapping[str, Any]
 
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What tells it from the study's other states."""
+        return self.alias, self.trial.id if self.trial else "", self.columns["variant"]
 
-def make_plan(study: Study, store: Store, *, data_dir: str | None = None, offline: bool = False) -> Plan:
+
+class _Fit(NamedTuple):
+    """One trial of a probe run and the packs of cells it is split into, each with its cost."""
+
+    spec: Mapping[str, Any]
+    stem: str
+    cost: Cost
+    parts: tuple[tuple[Mapping[str, Any], Cost], ...]
+
+
+class _Asked(NamedTuple):
+    """What a probe run asks of each of a model's states: worked out once, for thousands of them."""
+
+    columns: Mapping[str, Any]
+    fits: tuple[_Fit, ...]
+
+
+def make_plan(
+    study: Study,
+    store: Store,
+    *,
+    data_dir: str | None = None,
+    offline: bool = False,
+    read: bool = False,
+    look_up: bool = True,
+) -> Plan:
     """Resolve `study` into trials and look up which of them `store` holds already.
+
+    Parameters
+    ----------
+    read : bool
+        Read the local and built-in data that the store does not hold yet, so that counts are exact.
+    look_up : bool
+        Without, nothing counts as held until `Plan.looked_up`.
 
     Raises
     ------
     InputError
-        Unknown data, checkpoints or layers: all problems at once.
+        Unknown data, checkpoints or layers: all problems at once; with `read` malformed data too.
     """
-    return _Planner(study, store, data_dir, offline).plan()
+    resolved = resolve_study(study, store, data_dir=data_dir, offline=offline, read=read)
+    planned = _Planner(study, resolved, offline).plan()
+    return planned.looked_up(store) if look_up else planned
 
 
 class _Planner:
-    """The state of one planning pass: resolved checkpoints and sources, trials so far, problems so far."""
+    """The state of one planning pass: the trials so far, and what the study calls them."""
 
-    def __init__(self, study: Study, store: Store, data_dir: str | None, offline: bool) -> None:
-        self.study, self.store, self.data_dir, self.offline = study, store, data_dir, offline
-        self.problems: list[Problem] = []
+    def __init__(self, study: Study, resolved: Resolved, offline: bool) -> None:
+        self.study, self.offline = study, offline
+        self.checkpoints, self.texts = resolved
         self.trials: dict[str, Trial] = {}
-        self.labels: dict[tuple[str, bytes | str], Mapping[str, Any]] = {}
-        self.sources: dict[str, TaskSource] = {}
-        self.workloads: dict[str, Workload] = {}
+        self.extractions: dict[tuple[object, ...], Trial] = {}
+        self.names: dict[tuple[str | None, str | None], Mapping[str, Any]] = {}
+        self.labels: dict[tuple[str, str | None, str | None], Mapping[str, Any]] = {}
         self.grid_points = 0
-        self.variants = _variants(study.finetune)
 
     def plan(self) -> Plan:
-        checkpoints = {alias: self._checkpoint(alias) for alias in self.study.models}
-        for place, reference in self._references():
-            self._source(place, reference)
-        if self.problems:
-            raise InputError(self.problems)
-        states = self._states({alias: c for alias, c in checkpoints.items() if c is not None})
+        states = self._states()
         for run in self.study.probe:
+            asked: dict[str, _Asked] = {}
             for state in states:
-                if _wanted(run, state):
-                    self._probe(run, state)
-        if self.problems:
-            raise InputError(self.problems)
-        existing = self.store.existing([(t.stage, t.id) for t in self.trials.values()])
-        for source in self.sources.values():
-            self._label(labels_id(source), {"model": None})
+                if not _wanted(run, state):
+                    continue
+                if state.alias not in asked:
+                    asked[state.alias] = self._asked(run, state.checkpoint.architecture)
+                self._probe(run, asked[state.alias], state)
+        for text in self.texts.values():
+            self._label(text.labels, None)
         return Plan(
             self.study,
             self.trials,
-            tuple(self.sources.values()),
-            tuple((trial, columns) for (trial, _), columns in self.labels.items()),
+            tuple(text.source for text in self.texts.values()),
+            tuple((trial, columns) for (trial, _, _), columns in self.labels.items()),
             self.grid_points,
-            frozenset(key for _, key in existing),
         )
 
-    def _checkpoint(self, alias: str) -> Checkpoint | None:
-        try:
-            return resolve(self.study.models[alias], offline=self.offline, place=f"models.{alias}")
-        except InputError as error:
-            self.problems += error.problems
-            return None
-
-    def _references(self) -> list[tuple[str, str]]:
-        runs: list[FinetuneRun | ProbeRun] = [*self.study.finetune, *self.study.probe]
-        return list({run.task: (f"{run.place}.task", run.task) for run in reversed(runs)}.values())
-
-    def _source(self, place: str, reference: str) -> None:
-        try:
-            source = locate(
-                reference,
-                data=self.study.data,
-                data_dir=self.data_dir,
-                seed=self.study.seed,
-                offline=self.offline,
-                place=place,
-            )
-        except InputError as error:
-            self.problems += error.problems
-            return
-        self.sources[reference] = source
-        self.workloads[reference] = Workload.of(source.sizes, counts(source, self.store))
-
-    def _states(self, checkpoints: Mapping[str, Checkpoint]) -> list[_State]:
+    def _states(self) -> list[_State]:
         states = []
-        for alias, checkpoint in checkpoints.items():
+        for alias, checkpoint in self.checkpoints.items():
             init = self.study.models[alias].init
             columns = {"model": alias, "variant": "pretrained" if init == "pretrained" else "randomized"}
             states.append(_State(alias, checkpoint, init, None, None, columns))
         base = {state.alias: state for state in states}
-        for index, run in enumerate(self.study.finetune):
-            states.append(self._finetune(run, base[run.model], self.variants[index]))
-        unique = {(s.alias, s.trial.id if s.trial else "", s.columns["variant"]): s for s in states}
-        return list(unique.values())
+        for run, variant in zip(self.study.finetune, _variants(self.study.finetune), strict=True):
+            states.append(self._finetune(run, base[run.model], variant))
+        return list({state.key: state for state in states}.values())
 
     def _model(self, state: _State) -> dict[str, Any]:
         identity: dict[str, Any] = {**state.checkpoint.identity, "init": state.init}
@@ -191,12 +218,12 @@ class _Planner:
         return {"location": state.checkpoint.location, "offline": self.offline}
 
     def _finetune(self, run: FinetuneRun, base: _State, variant: str) -> _State:
-        source = self.sources[run.task]
+        source, corpus, labels, work = self.texts[run.task]
         options = run.options.model_dump(mode="json")
         spec = {
             "model": self._model(base),
-            "corpus": corpus_id(source),
-            "labels": labels_id(source),
+            "corpus": corpus,
+            "labels": labels,
             "level": source.task.level,
             "metrics": list(source.task.metrics),
             "options": options,
@@ -213,22 +240,26 @@ class _Planner:
             "corpus": source.corpus,
             "config": options,
         }
-        too_long = run.options.max_length > base.checkpoint.architecture.max_positions
-        if too_long:
-            self._too_long(run.place, run.options.max_length, base)
-        cost = finetune_cost(base.checkpoint.architecture, self.workloads[run.task], run.options)
+        cost = finetune_cost(base.checkpoint.architecture, work, run.options)
         trial = self._trial("finetune", name, spec, (), None, self._where(base), own, cost)
+        self._label(trial.id, run.model, variant)
         labelled = {**columns, "model": run.model, "variant": variant}
-        self._label(trial.id, {"model": run.model, "variant": variant})
         return _State(run.model, base.checkpoint, base.init, trial, run.task, labelled)
 
-    def _activations(self, run: ProbeRun, state: _State, source: TaskSource) -> Trial:
+    def _activations(self, run: ProbeRun, state: _State) -> Trial:
+        """The extraction a probe reads: the same for every probe of one text, state and pooling."""
+        self.grid_points += 1
+        key = (state.key, run.task, run.activation)
+        if key not in self.extractions:
+            self.extractions[key] = self._extraction(run, state)
+        return self.extractions[key]
+
+    def _extraction(self, run: ProbeRun, state: _State) -> Trial:
         options: ActivationOptions = run.activation
-        if options.max_length > state.checkpoint.architecture.max_positions:
-            self._too_long(run.place, options.max_length, state)
+        source, corpus, _, work = self.texts[run.task]
         shared = {
             "model": None if state.trial else self._model(state),
-            "corpus": corpus_id(source),
+            "corpus": corpus,
             "level": "word" if source.task.level in ("word", "word_pair") else "sentence",
             "max_length": options.max_length,
             "overflow": options.overflow,
@@ -238,7 +269,7 @@ class _Planner:
         parents = (state.trial.id,) if state.trial else ()
         spec = {**shared, "pooling": options.pooling, "special": options.special}
         stem = state.trial.name if state.trial else f"{state.alias}/{state.columns['variant']}"
-        cost = activation_cost(state.checkpoint.architecture, self.workloads[run.task], options, source.task.level)
+        cost = activation_cost(state.checkpoint.architecture, work, options, source.task.level)
         own = {
             **{key: value for key, value in state.columns.items() if key != "model"},
             "variant": state.columns["variant"].partition("[")[0],
@@ -257,70 +288,59 @@ class _Planner:
             own,
             cost,
         )
-        self._label(trial.id, {"model": state.alias, "variant": state.columns["variant"]})
+        self._label(trial.id, state.alias, state.columns["variant"])
         return trial
 
-    def _probe(self, run: ProbeRun, state: _State) -> None:
-        source = self.sources[run.task]
-        n_layers = state.checkpoint.architecture.n_layers
-        if run.layers != "all":
-            self._check_layers(run, n_layers, state)
-        activations = self._activations(run, state, source)
+    def _asked(self, run: ProbeRun, architecture: Architecture) -> _Asked:
+        source, _, labels, work = self.texts[run.task]
         options = run.options.model_dump(mode="json")
-        layers = list(range(n_layers + 1)) if run.layers == "all" else sorted(set(run.layers))
+        layers = list(range(architecture.n_layers + 1)) if run.layers == "all" else sorted(set(run.layers))
         probe = PROBES[run.kind]
         spec = {
             "kind": run.kind,
             "kind_version": probe.version,
             "options": options,
-            "labels": labels_id(source),
+            "labels": labels,
             "seed": run.seed,
             "study_seed": self.study.seed,
         }
         config = {"probe": {"kind": run.kind, **options}, "activations": run.activation.model_dump(mode="json")}
-        own = {
-            **activations.columns,
+        columns = {
             "method": run.kind,
             "task": source.task.name,
             "config": config,
             "config_id": content_id([config, layers, run.seed]),
             "probe_seed": run.seed if probe.seeded else None,
         }
-        name = f"{activations.name}/{source.task.name}/{run.kind}" + f"/s{run.seed}" * probe.seeded
+        stem = f"{source.task.name}/{run.kind}" + f"/s{run.seed}" * probe.seeded
+        fits = []
         for fitted in [[layer] for layer in layers] if probe.by_layer else [layers]:
-            size = probe_size(
-                state.checkpoint.architecture,
-                self.workloads[run.task],
-                run.activation,
-                source.task.level,
-                len(fitted),
+            size = probe_size(architecture, work, run.activation, source.task.level, len(fitted))
+            # the layers of the study decide the packs, which are parents: no need to say them twice
+            parts = probe.parts(run.options, fitted, layers) if probe.parts else ()
+            fits.append(
+                _Fit(
+                    {**spec, "layers": fitted},
+                    f"{stem}/layer{fitted[0]}" if probe.by_layer else stem,
+                    probe_cost(work_of(probe, run.options, size)),
+                    tuple((part, probe_cost(work_of(probe, run.options, size, part))) for part in parts),
+                )
             )
-            stem = f"{name}/layer{fitted[0]}" if probe.by_layer else name
-            self._probe_trial(run, {**spec, "layers": fitted}, layers, size, stem, activations.id, own, state)
+        return _Asked(columns, tuple(fits))
 
-    def _probe_trial(
-        self,
-        run: ProbeRun,
-        spec: Mapping[str, Any],
-        layers: Sequence[int],
-        size: Size,
-        name: str,
-        activations: str,
-        own: Mapping[str, Any],
-        state: _State,
-    ) -> None:
-        """A trial that scores a probe, and the trials of its packs of cells where it has any."""
-        probe = PROBES[run.kind]
-        parts = []
-        for part in probe.parts(run.options, spec["layers"], layers) if probe.parts else ():
-            cost = probe_cost(work_of(probe, run.options, size, part))
-            whole = f"{name}/{','.join(map(str, part.values()))}"
-            made = self._trial("probe", whole, {**spec, "part": part}, (activations,), activations, {}, own, cost)
-            parts.append(made.id)
-        # the layers of the study decide the packs, which are parents: no need to say them twice
-        cost = probe_cost(work_of(probe, run.options, size))
-        trial = self._trial("probe", name, spec, (activations, *parts), activations, {}, own, cost)
-        self._label(trial.id, {"model": state.alias, "variant": state.columns["variant"]})
+    def _probe(self, run: ProbeRun, asked: _Asked, state: _State) -> None:
+        """The trials that score a probe of one state, each behind the trials of its packs of cells."""
+        source = self._activations(run, state)
+        own = {**source.columns, **asked.columns}
+        for fit in asked.fits:
+            name = f"{source.name}/{fit.stem}"
+            parts = []
+            for part, cost in fit.parts:
+                whole = f"{name}/{','.join(map(str, part.values()))}"
+                spec = {**fit.spec, "part": part}
+                parts.append(self._trial("probe", whole, spec, (source.id,), source.id, {}, own, cost).id)
+            trial = self._trial("probe", name, fit.spec, (source.id, *parts), source.id, {}, own, fit.cost)
+            self._label(trial.id, state.alias, state.columns["variant"])
 
     def _trial(
         self,
@@ -333,7 +353,7 @@ class _Planner:
         columns: Mapping[str, Any],
         cost: Cost,
     ) -> Trial:
-        self.grid_points += "part" not in spec
+        self.grid_points += stage != "activations" and "part" not in spec
         full = {"stage": stage, "version": VERSIONS[stage], "parents": list(parents), **spec}
         key = content_id(full)
         if key not in self.trials:
@@ -342,30 +362,12 @@ class _Planner:
             self.trials[key] = Trial(key, stage, name, full, parents, group or key, where, own, cost)
         return self.trials[key]
 
-    def _label(self, trial: str, columns: Mapping[str, Any]) -> None:
-        labelled = {"study": self.study.name, "paper": self.study.paper, **columns}
-        self.labels[trial, content_id(labelled)] = labelled
-
-    def _too_long(self, place: str, length: int, state: _State) -> None:
-        limit = state.checkpoint.architecture.max_positions
-        self.problems.append(
-            Problem(
-                f"{place}.max_length",
-                f"{length} sub-words are longer than model '{state.alias}' allows ({limit})",
-                f"use at most {limit}",
-            )
-        )
-
-    def _check_layers(self, run: ProbeRun, n_layers: int, state: _State) -> None:
-        beyond = [layer for layer in run.layers if layer > n_layers]  # type: ignore[operator]
-        if beyond:
-            self.problems.append(
-                Problem(
-                    f"{run.place}.layers",
-                    f"layer {max(beyond)} is out of range for model '{state.alias}'",
-                    f"layers are numbered 0 (embedding output) to {n_layers}",
-                )
-            )
+    def _label(self, trial: str, model: str | None, variant: str | None = None) -> None:
+        """Give the rows of a trial the name of a model and variant when they are read; labels have no variant."""
+        if (model, variant) not in self.names:
+            named = {"study": self.study.name, "paper": self.study.paper, "model": model}
+            self.names[model, variant] = named if variant is None else {**named, "variant": variant}
+        self.labels[trial, model, variant] = self.names[model, variant]
 
 
 def _wanted(run: ProbeRun, state: _State) -> bool:
@@ -378,10 +380,10 @@ def _wanted(run: ProbeRun, state: _State) -> bool:
 
 def _variants(runs: Sequence[FinetuneRun]) -> list[str]:
     """The variant of each fine-tuning run: `finetuned`, and in brackets what else the study varies for its task."""
-    shown = []
-    for run in runs:
-        peers = [other.options.model_dump() for other in runs if other.task == run.task]
-        own = run.options.model_dump()
-        varied = [k for k in own if k != "head_pooling" and any(peer[k] != own[k] for peer in peers)]
-        shown.append("finetuned" + (f"[{','.join(f'{k}={own[k]}' for k in varied)}]" if varied else ""))
-    return shown
+    values: dict[tuple[str, str], set[object]] = {}
+    dumped = [(run.task, run.options.model_dump(exclude={"head_pooling"})) for run in runs]
+    for task, own in dumped:
+        for key, value in own.items():
+            values.setdefault((task, key), set()).add(value)
+    varied = ([f"{key}={value}" for key, value in own.items() if len(values[task, key]) > 1] for task, own in dumped)
+    return ["finetuned" + (f"[{','.join(each)}]" if each else "") for each in varied]

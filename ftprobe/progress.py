@@ -49,7 +49,7 @@ class Progress(NamedTuple):
 def progress(document: Mapping[str, Any], store: Store) -> Progress:
     """Where the study of a store's document stands."""
     trials = document["trials"]
-    held = store.held([(t["stage"], t["id"]) for t in trials])
+    held = dict(store.held([(t["stage"], t["id"]) for t in trials]))
     failed, journal = store.failures(), read_journal(store, document["name"])
     live = bool(journal) and journal is not None and journal["ended"] is None
     running = {id for pack in (journal or {})["running"] for id in pack["trials"]} if live else set()

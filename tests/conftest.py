@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from faultlab import run, study_file
+
+from ftprobe.corpora import labels_id
+from ftprobe.measurement import Measurement
+from ftprobe.planner import Plan
+from ftprobe.rows import write_part
+from ftprobe.store import Store
+
+Fill = Callable[..., None]
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -44,3 +53,23 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> tuple[
     done = run(study, store)
     assert done.returncode == 0, done.stdout + done.stderr
     return study, store
+
+
+@pytest.fixture
+def fill() -> Fill:
+    """Publishes an artifact with a few records for every trial of a plan, or for those named, as if it had run."""
+
+    def publish(plan: Plan, store: Store, *trials: str, value: float = 0.5) -> None:
+        for source in plan.sources:
+            assert store.exists("labels", labels_id(source))
+        for trial in (plan.trials[t] for t in trials or plan.trials):
+            rows = [
+                Measurement(metric, value + layer / 10, layer=layer)
+                for metric in ("accuracy", "mcc")
+                for layer in range(3)
+            ]
+            with store.workdir() as folder:
+                write_part(folder, rows, {k: v for k, v in trial.columns.items() if v is not None})
+                store.publish(trial.stage, trial.id, folder, {"id": trial.id, "stage": trial.stage})
+
+    return publish

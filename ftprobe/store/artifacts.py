@@ -10,21 +10,21 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from ftprobe.errors import CorruptArtifact
+from ftprobe.errors import CorruptArtifact, StoreError
 from ftprobe.store.contents import MANIFEST, Files, complete, damage, list_files, parse_manifest
 from ftprobe.store.faults import explained, full_disk_explained, node_explained
 from ftprobe.store.local import LocalVolume
 from ftprobe.store.remote import RemoteVolume
 from ftprobe.store.scratch import discard, scratch_name
 
-STAGES = ("corpus", "labels", "finetune", "activations", "probe")
+STAGES = ("corpus", "labels", "finetune", "activations", "probe", "compact")
 _NAME = re.compile(r"[^/\\\0.][^/\\\0]*")
 _Key = TypeVar("_Key")
 
@@ -66,20 +66,27 @@ class Store:
 
     def existing(self, pairs: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
         """The (stage, id) pairs that exist: one listing a stage, then the manifests of those listed."""
-        return set(self.held(pairs))
+        return {key for key, _ in self.held(pairs)}
 
-    def held(self, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
-        """The manifests of those of the (stage, id) pairs that exist."""
+    def held(self, pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
+        """Each of the (stage, id) pairs that exists, with its manifest."""
         by_stage: dict[str, set[str]] = {}
         for stage, id in pairs:
             by_stage.setdefault(stage, set()).add(_checked_name(id))
+        if isinstance(self.volume, LocalVolume):
+            present = [(stage, id) for stage, ids in by_stage.items() for id in self.volume.present(_stage(stage), ids)]
+            for key, found in self._read(present):
+                if found and self.volume.whole(_artifact(*key), found["files"]):
+                    yield key, found
+            return
         sizes: dict[tuple[str, str], dict[str, int]] = {}
         for stage, ids in by_stage.items():
-            for id, size_of in self.volume.sizes(f"artifacts/{_checked_name(stage)}", ids).items():
+            for id, size_of in self.volume.sizes(_stage(stage), ids).items():
                 if MANIFEST in size_of:
                     sizes[stage, id] = size_of
-        read = self._read(list(sizes))
-        return {key: found for key, found in read if found and complete(found["files"], sizes[key])}
+        for key, found in self._read(list(sizes)):
+            if found and complete(found["files"], sizes[key]):
+                yield key, found
 
     def artifacts(self) -> list[tuple[str, str]]:
         """Every (stage, id) with a folder in the store, damaged ones included."""
@@ -241,9 +248,9 @@ class Store:
         """Keep what a study consists of, in place of what was kept before."""
         self.volume.write(f"studies/{_checked_name(name)}.json", _json(document))
 
-    def studies(self) -> dict[str, dict[str, Any]]:
-        """The studies run with this store, by name."""
-        return self._documents("studies")
+    def studies(self, without: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+        """The studies run with this store, by name, but those named; raises `StoreError` for one that is damaged."""
+        return self._documents("studies", without)
 
     def _copied(self, name: str, files: Files, folder: Path) -> bool:
         """Copy files out of the store, where another writer may remove them at any time; False if any is not intact."""
@@ -267,13 +274,22 @@ class Store:
             raise CorruptArtifact(stage, id, f"{problem} ({self.path(stage, id)})")
         return folder
 
-    def _read(self, keys: Sequence[tuple[str, str]]) -> list[tuple[tuple[str, str], dict[str, Any] | None]]:
+    def _read(self, keys: Sequence[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], dict[str, Any] | None]]:
         names = {key: f"{_artifact(*key)}/{MANIFEST}" for key in keys}
-        return [(key, parse_manifest(data)) for key, data in self._read_all(names)]
+        return ((key, parse_manifest(data)) for key, data in self._read_all(names))
 
-    def _documents(self, folder: str) -> dict[str, dict[str, Any]]:
-        names = {name.removesuffix(".json"): f"{folder}/{name}" for name in sorted(self.volume.names(folder))}
-        return {name: json.loads(data) for name, data in self._read_all(names) if data}
+    def _documents(self, folder: str, without: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+        listed = {name.removesuffix(".json"): f"{folder}/{name}" for name in sorted(self.volume.names(folder))}
+        names = {name: place for name, place in listed.items() if name not in without}
+        documents = {}
+        for name, data in self._read_all(names):
+            try:
+                if data is not None:
+                    documents[name] = json.loads(data)
+            except ValueError as error:
+                where = self.volume.address(names[name])
+                raise StoreError(f"{where} is damaged: {error}; run what it belongs to again, or remove it") from error
+        return documents
 
     def _read_all(self, names: Mapping[_Key, str]) -> Iterator[tuple[_Key, bytes | None]]:
         if self.volume.lanes == 1 or len(names) < 2:
@@ -292,8 +308,12 @@ def _volume(url: str | Path) -> LocalVolume | RemoteVolume:
     return RemoteVolume.at(text)
 
 
+def _stage(stage: str) -> str:
+    return f"artifacts/{_checked_name(stage)}"
+
+
 def _artifact(stage: str, id: str) -> str:
-    return f"artifacts/{_checked_name(stage)}/{_checked_name(id)}"
+    return f"{_stage(stage)}/{_checked_name(id)}"
 
 
 def _checkpoints(id: str) -> str:

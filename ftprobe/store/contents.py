@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from ftprobe.hashing import file_digest
 
@@ -23,6 +23,13 @@ class FileEntry(TypedDict):
 
 
 Files = Mapping[str, FileEntry]
+
+
+class Usage(NamedTuple):
+    """A file, or everything below a folder: bytes, and when any of it last changed, in seconds since 1970."""
+
+    bytes: int
+    changed: float
 
 
 def list_files(folder: Path) -> dict[str, FileEntry]:

@@ -9,13 +9,14 @@ import errno
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ftprobe.errors import StoreError
-from ftprobe.store.contents import MANIFEST, FileEntry, Files, complete, parse_manifest
+from ftprobe.store.contents import MANIFEST, FileEntry, Files, Usage, complete, parse_manifest
 from ftprobe.store.faults import explained
 from ftprobe.store.scratch import discard, scratch_name, sweep
 
@@ -50,13 +51,15 @@ class LocalVolume:
 
     def address(self, name: str) -> str:
         """The path of a name, for people."""
-        return str(self.root / name)
+        return f"{self.root}/{name}"
 
     def read(self, name: str) -> bytes | None:
         """A file's bytes, or None if there is none."""
-        with explained(self.address(name), "read"):
+        path = self.address(name)
+        with explained(path, "read"):
             try:
-                return (self.root / name).read_bytes()
+                with open(path, "rb", buffering=0) as file:
+                    return file.read()
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
@@ -81,14 +84,25 @@ class LocalVolume:
                     dated.append((entry.stat(follow_symlinks=False).st_mtime_ns, name))
         return [name for _, name in sorted(dated, reverse=True)]
 
-    def sizes(self, folder: str, children: Iterable[str]) -> dict[str, dict[str, int]]:
-        """For each child folder that exists: its files, recursively, as relative path -> bytes."""
+    def present(self, folder: str, children: Iterable[str]) -> set[str]:
+        """Those children of a folder that may exist: all of a few, which are looked at anyway."""
         wanted = set(children)
         with explained(self.address(folder), "list"):
-            if len(wanted) > _MANY:  # one listing is cheaper than as many failed ones
-                wanted &= set(_entries(self.root / folder))
-            found = {child: _sizes(self.address(f"{folder}/{child}")) for child in wanted}
-        return {child: size_of for child, size_of in found.items() if size_of}
+            return wanted & set(_entries(self.root / folder)) if len(wanted) > _MANY else wanted
+
+    def whole(self, name: str, files: Files) -> bool:
+        """Whether each file of an artifact is there with its size."""
+        folder = self.address(name)
+        with explained(folder, "list"):
+            try:
+                return all(os.stat(f"{folder}/{each['path']}").st_size == each["bytes"] for each in files.values())
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+
+    def usage(self, folder: str) -> dict[str, Usage]:
+        """What each entry of a folder takes, and when it last changed."""
+        with explained(self.address(folder), "list"):
+            return {name: _usage(entry) for name, entry in _entries(self.root / folder).items()}
 
     def delete(self, name: str) -> None:
         """Remove a file, or a folder in one step; absent is fine."""
@@ -161,10 +175,23 @@ def _sizes(folder: str, prefix: str = "") -> dict[str, int]:
     for name, entry in _entries(folder).items():
         if entry.is_dir(follow_symlinks=False):
             sizes |= _sizes(entry.path, f"{prefix}{name}/")
-        else:
-            with suppress(FileNotFoundError):  # removed meanwhile, or a dangling link
-                sizes[prefix + name] = entry.stat().st_size
+            continue
+        try:
+            sizes[prefix + name] = entry.stat().st_size
+        except FileNotFoundError:  # removed meanwhile, or a dangling link
+            continue
     return sizes
+
+
+def _usage(entry: os.DirEntry[str]) -> Usage:
+    try:
+        found = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:  # removed meanwhile
+        return Usage(0, time.time())
+    if not entry.is_dir(follow_symlinks=False):
+        return Usage(found.st_size, found.st_mtime)
+    below = [_usage(each) for each in _entries(entry.path).values()]
+    return Usage(sum(each.bytes for each in below), max([found.st_mtime, *(each.changed for each in below)]))
 
 
 def _write_through(path: Path, data: bytes) -> None:

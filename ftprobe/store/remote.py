@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from ftprobe.errors import StoreError
 from ftprobe.hashing import file_digest
 from ftprobe.store import cache
-from ftprobe.store.contents import MANIFEST, FileEntry, Files, complete, parse_manifest
+from ftprobe.store.contents import MANIFEST, FileEntry, Files, Usage, complete, parse_manifest
 from ftprobe.store.faults import explained, node_explained
 from ftprobe.store.filesystems import filesystem_at, shown
 from ftprobe.store.patience import Patience
@@ -136,6 +136,18 @@ class RemoteVolume:
                 if info.is_file and child in wanted:
                     sizes.setdefault(child, {})[path] = info.size
         return sizes
+
+    def usage(self, folder: str) -> dict[str, Usage]:
+        """What each entry of a folder takes, and when it last changed; now, where the filesystem dates nothing."""
+        start, now = len(self._path(folder)) + 1, time.time()
+        used: dict[str, Usage] = {}
+        for info in self._list(folder, recursive=True):
+            if info.is_file:
+                child = info.path[start:].partition("/")[0]
+                before = used.get(child, Usage(0, 0.0))
+                changed = info.mtime_ns / 1e9 if info.mtime_ns else now
+                used[child] = Usage(before.bytes + info.size, max(before.changed, changed))
+        return used
 
     def delete(self, name: str) -> None:
         """Remove an object, or an artifact's folder, manifest first; absent is fine."""

@@ -56,11 +56,15 @@ def discard(path: Path) -> None:
 
 
 def _is_left_over(entry: os.DirEntry[str], now: float) -> bool:
-    owner, _, rest = entry.name.partition("-")
+    runs = owner_runs(entry.name)
+    return not runs if runs is not None else now - _newest(entry.path) > STALE_AFTER_S
+
+
+def owner_runs(name: str) -> bool | None:
+    """Whether the process that owns a scratch folder runs; None for those of other machines."""
+    owner, _, rest = name.partition("-")
     pid = rest.partition("-")[0]
-    if owner == machine() and pid.isdigit():
-        return not _is_running(int(pid))
-    return now - _newest(entry.path) > STALE_AFTER_S
+    return _is_running(int(pid)) if owner == machine() and pid.isdigit() else None
 
 
 def _file_time(folder: Path) -> float:
