@@ -15,6 +15,8 @@ from ftprobe.schedule import Pack, Result, Schedule
 from ftprobe.store import Store
 from ftprobe.worker import run_pack
 
+RETURNS = 2  # how often a pack is run again whose worker could not use the store or its own disk while others can
+
 
 class Observer(Protocol):
     """What a view is told while a study runs."""
@@ -86,7 +88,7 @@ def finish(schedule: Schedule, store: Store, observer: Observer, pack: Pack, res
     A worker that could not use the store or its own disk has its pack run again, perhaps on another node. If that
     happens too often the pack fails; if it is the store, or this process cannot write it either, the run stops.
     """
-    if result.state in ("store", "node") and _reachable(store) and schedule.again(pack.id):
+    if result.state in ("store", "node") and _reachable(store) and schedule.again(pack.id, "store", RETURNS):
         observer.lost(pack)
         return
     try:

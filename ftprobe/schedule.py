@@ -17,7 +17,6 @@ from ftprobe.planner import STAGES, Plan, Stage, Trial
 
 PACK_S = 60.0  # seconds of probing that go to a worker at once
 REBUILDS = 2  # how often one corrupt artifact is rebuilt before its dependents fail
-RETURNS = 2  # how often a pack is run again whose worker could not use the store or its own disk while others can
 
 State = Literal["done", "failed", "skipped", "reused"]
 
@@ -149,7 +148,7 @@ class Schedule:
         self._running: set[str] = set()
         self._started: set[str] = set()
         self._rebuilt: dict[str, int] = {}
-        self._returned: Counter[str] = Counter()
+        self._returned: Counter[tuple[str, str]] = Counter()
         self._children: dict[str, list[str]] = {}
         self._order = 0
         self.stopped = ""
@@ -190,19 +189,19 @@ class Schedule:
         """A worker took a pack that had been handed out."""
         self._started.add(pack)
 
-    def lose(self, pack: str) -> None:
-        """A worker that had a pack is gone, and the runner gives it to another."""
-        self._started.discard(pack)
-
-    def again(self, pack: str) -> bool:
-        """Put a pack that came back undone in line once more; False, and nothing changes, after too many times."""
-        self._returned[pack] += 1
-        if self.stopped or self._returned[pack] > RETURNS:
+    def again(self, pack: str, why: str, times: int) -> bool:
+        """Put a pack that came back undone in line once more; False, and nothing changes, after so many times."""
+        self._returned[pack, why] += 1
+        if self.stopped or self._returned[pack, why] > times:
             return False
         self._running.discard(pack)
         self._started.discard(pack)
         self._add(self._packs[pack])
         return True
+
+    def has_started(self, pack: str) -> bool:
+        """Whether a worker took the pack."""
+        return pack in self._started
 
     @property
     def finished(self) -> bool:

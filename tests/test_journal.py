@@ -48,8 +48,12 @@ def test_a_run_is_told_while_it_runs_and_afterwards(tmp_path: Path, monkeypatch:
     for pack in (first, second):
         schedule.start(pack.id)
         journal.started(pack)
+    assert schedule.again(second.id, "lost", 3)
     journal.lost(second)
-    schedule.lose(second.id)
+    third = schedule.next(lambda stage: stage == "finetune")
+    assert third is not None
+    fourth = second if third != second else schedule.next()
+    assert fourth == second
     publish(store, first.id, "2026-01-01T00:00:00.000+00:00", 7200.0)
     schedule.complete(first.id, Result("done", wall_s=7200.0))
     journal.ended(first, Result("done", wall_s=7200.0))

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from ftprobe.cost import DEFAULT_SPEED, Cost
 from ftprobe.planner import Plan, Trial
-from ftprobe.runner import Silent, finish
-from ftprobe.schedule import PACK_S, REBUILDS, RETURNS, Pack, Result, Schedule, packs
+from ftprobe.runner import RETURNS, Silent, finish
+from ftprobe.schedule import PACK_S, REBUILDS, Pack, Result, Schedule, packs
 from ftprobe.store import Store
 
 DONE = Result("done")
@@ -308,8 +308,11 @@ def test_stages_that_are_not_admitted_wait() -> None:
     assert schedule.loads().left == {"finetune": 1, "activations": 1, "probe": 3}
     schedule.start("base")
     assert (schedule.loads().out, schedule.loads().queued) == ({"activations": 1}, {})
-    schedule.lose("base")
-    assert schedule.loads().queued == {"activations": 1}
+    assert schedule.has_started("base")
+    assert schedule.again("base", "lost", 1)
+    assert schedule.loads() == ({}, {}, {"finetune": 1, "activations": 2, "probe": 3})
+    assert schedule.next(lambda stage: stage == "activations") == first
+    assert not schedule.again("base", "lost", 1)
     schedule.complete("base", DONE)
     assert schedule.loads().left == {"finetune": 1, "activations": 1, "probe": 3}
     drive(schedule)

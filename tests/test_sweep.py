@@ -30,7 +30,7 @@ OUTCOME = {"state": "done", "error": "", "corrupt": [], "wall_s": 0.0, "metrics"
 def cluster() -> Iterator[None]:
     import ray
 
-    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+    ray.init("local", num_cpus=2, log_to_driver=False, include_dashboard=False)
     yield
     ray.shutdown()
 
@@ -145,7 +145,7 @@ def test_two_trials_share_one_logical_gpu(tmp_path: Path) -> None:
 
     if ray.is_initialized():
         ray.shutdown()
-    ray.init(num_cpus=2, num_gpus=1, log_to_driver=False, include_dashboard=False)
+    ray.init("local", num_cpus=2, num_gpus=1, log_to_driver=False, include_dashboard=False)
     log, outcome = tmp_path / "devices", OUTCOME
 
     def execute(payloads: Any, store: Any, **how: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """One Tuner per run: a schedule's packs as Ray Tune trials, each with its stage's share of a node.
 
-A lost worker or node is retried by Tune; an error inside a trial is a result.
+A pack whose worker or node is lost is handed out again; an error inside a trial is a result.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ftprobe.schedule import Schedule
 from ftprobe.shares import Admission, shares_of
 from ftprobe.store import Store
 from ftprobe.sweep.cluster import alive_nodes, check_nodes, nodes_to_come
-from ftprobe.sweep.searcher import RETRIES, DagSearcher, Watcher
+from ftprobe.sweep.searcher import DagSearcher, Watcher
 from ftprobe.sweep.trackers import trackers
 from ftprobe.worker import run_pack
 
@@ -130,7 +130,7 @@ def _tuner(
         run_config=RunConfig(
             name="sweep",
             storage_path=str(scratch),
-            failure_config=FailureConfig(max_failures=RETRIES),
+            failure_config=FailureConfig(max_failures=0),  # the searcher hands a lost pack out again
             callbacks=callbacks,
             verbose=0,
         ),

@@ -15,7 +15,8 @@ from ftprobe.schedule import Pack, Result, Schedule
 from ftprobe.shares import Admission
 from ftprobe.store import Store
 
-RETRIES = 3  # of a lost worker or node; errors of a trial itself are never retried
+LOSSES = 3  # of a worker or node that ran it, after which a pack is run again; a trial's own errors are results
+STARTS = 20  # attempts that end before a worker has the pack, as when nodes come and go, after which it is tried again
 _LOOK_S = 5.0  # how often the cluster is asked for its nodes
 
 
@@ -59,13 +60,20 @@ class DagSearcher(Searcher):  # type: ignore[misc]
         return {"stage": pack.stage, "pack": pack.id, "trials": trials}
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
-        """A pack came back, or was lost too often."""
+        """A pack came back, or lost its worker: then it is handed out again, as another of Tune's trials."""
         pack = self.packs.pop(trial_id)
-        if error or not result or "outcome" not in result:
-            outcome = Result("failed", f"its worker or node was lost {RETRIES + 1} times")
+        if not error and result and "outcome" in result:
+            finish(self.schedule, self.store, self.observer, pack, as_result(json.loads(result["outcome"])))
+        elif self.schedule.has_started(pack.id):
+            self._lost(pack, "lost", LOSSES, f"its worker or node was lost {LOSSES + 1} times")
         else:
-            outcome = as_result(json.loads(result["outcome"]))
-        finish(self.schedule, self.store, self.observer, pack, outcome)
+            self._lost(pack, "not started", STARTS, f"no worker could be started for it {STARTS + 1} times")
+
+    def _lost(self, pack: Pack, why: str, times: int, error: str) -> None:
+        if self.schedule.again(pack.id, why, times):
+            self.observer.lost(pack)
+        else:
+            finish(self.schedule, self.store, self.observer, pack, Result("failed", error))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the store is the checkpoint."""
@@ -75,7 +83,7 @@ class DagSearcher(Searcher):  # type: ignore[misc]
 
 
 class Watcher(Callback):  # type: ignore[misc]
-    """Tells the schedule and the observer of starts, losses and reports."""
+    """Tells the schedule and the observer of starts, reports and time."""
 
     def __init__(self, searcher: DagSearcher) -> None:
         self.searcher = searcher
@@ -90,13 +98,6 @@ class Watcher(Callback):  # type: ignore[misc]
         if pack is not None:
             self.searcher.schedule.start(pack.id)
             self.searcher.observer.started(pack)
-
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A pack lost its worker or node, and waits for another."""
-        pack = self.searcher.packs.get(trial.trial_id)
-        if pack is not None:
-            self.searcher.schedule.lose(pack.id)
-            self.searcher.observer.lost(pack)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **info: Any
