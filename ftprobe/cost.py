@@ -25,13 +25,14 @@ TOKENS_PER_SENTENCE = 24.0
 class Cost(NamedTuple):
     """Floating-point operations, tokens through the model, bytes of the artifact, cells that are fitted.
 
-    `bytes` is exact for activations.
+    `bytes` is exact for activations; `weights` are the bytes of the model in float32.
     """
 
     flops: float
     tokens: float
     bytes: int
     cells: int = 0
+    weights: int = 0
 
 
 class Workload(NamedTuple):
@@ -67,7 +68,8 @@ def finetune_cost(architecture: Architecture, work: Workload, options: FinetuneO
     trained = n.get("train", 0) * options.epochs * length
     scored = (n.get("test", 0) or n.get("dev", 0)) * options.epochs * length
     flops = _forward(architecture) * (3 * trained + scored)
-    return Cost(flops, trained + scored, 4 * architecture.parameters)
+    weights = 4 * architecture.parameters
+    return Cost(flops, trained + scored, weights, weights=weights)
 
 
 def activation_cost(architecture: Architecture, work: Workload, options: ActivationOptions, level: str) -> Cost:
@@ -78,7 +80,7 @@ def activation_cost(architecture: Architecture, work: Workload, options: Activat
     if level in ("word", "word_pair"):
         items = round(sum(n[s] / max(1, work.sentences[s]) * work.words.get(s, 0) for s in n))
     size = expected_bytes(items, architecture.n_layers + 1, architecture.dim, options.dtype)
-    return Cost(_forward(architecture) * tokens, tokens, size)
+    return Cost(_forward(architecture) * tokens, tokens, size, weights=4 * architecture.parameters)
 
 
 def probe_size(

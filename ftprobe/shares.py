@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ftprobe.errors import InputError, Problem
-from ftprobe.planner import STAGES, Stage
+from ftprobe.planner import STAGES, Plan, Stage
 from ftprobe.schedule import Loads
 from ftprobe.study import Resources, Study
 
@@ -81,6 +81,34 @@ def shares_of(study: Study, nodes: Sequence[Node], to_come: Sequence[Node] = ())
 def _fits(share: Share, node: Node) -> bool:
     have = (node.get("CPU", 0.0), node.get("GPU", 0.0), node.get("memory", 0.0))
     return all(asked <= there for asked, there in zip(share, have, strict=True))
+
+
+def memory_problems(plan: Plan, shares: Mapping[Stage, Share], device_bytes: float) -> list[Problem]:
+    """Trials that cannot share a GPU: their weights alone, in training with gradients and Adam's moments, are too many.
+
+    Parameters
+    ----------
+    device_bytes : float
+        Memory of the smallest GPU.
+
+    Returns
+    -------
+    list of Problem
+        At most one for each stage, for its largest trial. What batches take comes on top and is not counted; a trial is
+        held to its share while it runs.
+    """
+    problems = []
+    copies_of: Mapping[Stage, int] = {"finetune": 4, "activations": 1}
+    for stage, copies in copies_of.items():
+        share = shares[stage]
+        if not 0 < share.gpu < 1:
+            continue
+        weights = max((t.cost.weights for t in plan.missing() if t.stage == stage), default=0)
+        if copies * weights > share.gpu * device_bytes:
+            what = f"a trial needs {copies * weights / 1e9:.1f} GB of a GPU for its weights alone"
+            has = f"{share.gpu:g} of the smallest one is {share.gpu * device_bytes / 1e9:.1f} GB"
+            problems.append(Problem(f"resources.{stage}.gpu", f"{what}, and {has}", "ask for a larger share"))
+    return problems
 
 
 @dataclasses.dataclass

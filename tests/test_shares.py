@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any, cast
 
+from ftprobe.cost import Cost
+from ftprobe.planner import Plan, Trial
 from ftprobe.schedule import Loads
-from ftprobe.shares import AHEAD, AHEAD_OF_NODES, Admission, Share
+from ftprobe.shares import AHEAD, AHEAD_OF_NODES, Admission, Share, memory_problems
 
 ON_GPU, BESIDE = Share(4.0, 1.0, 0.0), Share(1.0, 0.0, 0.0)
 SHARES = {"finetune": ON_GPU, "activations": ON_GPU, "probe": BESIDE}
@@ -64,3 +69,28 @@ def test_one_cpu_trial_always_goes() -> None:
     admission = Admission(SHARES, {}, [{"CPU": 4.0, "GPU": 1.0}])
     assert admission.admits("probe", loads({}, {}, {"finetune": 1}))
     assert not admission.admits("probe", loads({"probe": 1}, {}, {"finetune": 1}))
+
+
+def test_trials_whose_weights_outgrow_their_share_of_a_gpu_are_refused() -> None:
+    base = 440_000_000  # bytes of BERT-base in float32
+
+    def trial(stage: str) -> Trial:
+        return Trial(stage, cast(Any, stage), stage, {}, (), stage, {}, {}, Cost(1.0, 0.0, 0, weights=base))
+
+    tuned, read = trial("finetune"), trial("activations")
+    probe = Trial("p", "probe", "p", {}, ("finetune", "activations"), "p", {}, {}, Cost(1.0, 0.0, 0))
+    plan = Plan(cast(Any, None), {t.id: t for t in (tuned, read, probe)}, (), (), 3, frozenset())
+    half = {**SHARES, "finetune": Share(1.0, 0.5, 0.0), "activations": Share(1.0, 0.5, 0.0)}
+    (problem,) = memory_problems(plan, half, 3e9)  # 1.76 GB of weights, gradients and moments; 0.44 GB to read out
+    assert problem.place == "resources.finetune.gpu"
+    assert "1.8 GB" in problem.what
+    assert "1.5 GB" in problem.what
+    assert [p.place for p in memory_problems(plan, half, 0.8e9)] == [
+        "resources.finetune.gpu",
+        "resources.activations.gpu",
+    ]
+    assert memory_problems(plan, half, 4e9) == []
+    assert memory_problems(plan, half, math.inf) == []
+    assert memory_problems(plan, SHARES, 1e9) == [], "whole GPUs are nobody else's"
+    done = dataclasses.replace(plan, existing=frozenset({"finetune"}))
+    assert memory_problems(done, half, 3e9) == []

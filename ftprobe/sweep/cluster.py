@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import socket
+import subprocess
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +103,31 @@ def _asked(nodes: Sequence[dict[str, Any]], names: Sequence[str], store: Store, 
             what = f"has a folder of its own where the store {store.url} is"
             problems.append(Problem(place, what, "give a shared folder or an object store with --store"))
     return problems
+
+
+def smallest_gpu(nodes: Sequence[Mapping[str, float]]) -> float:
+    """Bytes of the smallest GPU of the cluster, as each node's driver says; infinite where none does."""
+    if not any(node.get("GPU") for node in nodes):
+        return math.inf
+    ask = ray.remote(num_cpus=0, max_retries=0)(gpu_bytes)
+    there = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    asked = [ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, soft=False)).remote() for n in there]
+    ready, _ = ray.wait(asked, num_returns=len(asked), timeout=LOOK_S)
+    said: list[float] = []
+    for answer in ready:
+        with contextlib.suppress(ray.exceptions.RayError):  # it left meanwhile
+            said.append(ray.get(answer))
+    return min(said, default=math.inf)
+
+
+def gpu_bytes() -> float:
+    """Memory of this machine's smallest GPU; infinite where `nvidia-smi` does not say."""
+    ask = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(ask, capture_output=True, text=True, timeout=30, check=True).stdout
+        return min((float(line) * 2**20 for line in said.split()), default=math.inf)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return math.inf
 
 
 def sees(store: Store, token: str, own: str, folders: Sequence[str]) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ import ray
 from ray import tune
 from ray.tune import FailureConfig, RunConfig, TuneConfig
 
-from ftprobe.errors import InputError
+from ftprobe.errors import InputError, Problem
+from ftprobe.planner import Plan, Stage
 from ftprobe.runner import Observer
 from ftprobe.schedule import Schedule
-from ftprobe.shares import Admission, shares_of
+from ftprobe.shares import Admission, Share, memory_problems, shares_of
 from ftprobe.store import Store
-from ftprobe.sweep.cluster import alive_nodes, check_nodes, nodes_to_come
+from ftprobe.sweep.cluster import alive_nodes, check_nodes, nodes_to_come, smallest_gpu
 from ftprobe.sweep.searcher import DagSearcher, Watcher
 from ftprobe.sweep.trackers import trackers
 from ftprobe.worker import run_pack
@@ -57,7 +58,7 @@ def run_ray(
     ------
     InputError
         No cluster answers; a stage asks for more than any node of it has; a node does not see the store or a local
-        checkpoint.
+        checkpoint; trials are too large for the share of a GPU that they ask for.
     """
     for key, value in SETTINGS.items():
         os.environ.setdefault(key, value)
@@ -70,6 +71,8 @@ def run_ray(
         study, nodes, to_come = schedule.plan.study, alive_nodes(), nodes_to_come()
         shares = shares_of(study, nodes, to_come)
         check_nodes(schedule.plan, store)
+        if problems := _too_large(schedule.plan, shares, nodes):
+            raise InputError(problems)
         limits = {stage: r.max_concurrent for stage, r in study.resources.items() if r.max_concurrent is not None}
         observer.begin(schedule, _slots(nodes))
         admission = Admission(shares, limits, nodes, autoscaled=bool(to_come))
@@ -100,6 +103,12 @@ def _connect(address: str | None) -> None:
             f"no Ray cluster answers at {address}: {str(error).strip().splitlines()[0]}",
             "is it running? One with tokens needs RAY_AUTH_MODE=token, and its token in ~/.ray/auth_token",
         ) from error
+
+
+def _too_large(plan: Plan, shares: Mapping[Stage, Share], nodes: list[dict[str, float]]) -> list[Problem]:
+    if not any(0 < share.gpu < 1 for stage, share in shares.items() if stage != "probe"):
+        return []
+    return memory_problems(plan, shares, smallest_gpu(nodes))
 
 
 def _slots(nodes: list[dict[str, float]]) -> str:
