@@ -51,6 +51,7 @@ class Journal:
     def metric(self, pack: Pack, metrics: Mapping[str, object]) -> None:
         """A running pack reported."""
         self.then.metric(pack, metrics)
+        self.tick()
 
     def lost(self, pack: Pack) -> None:
         """A running pack is run again."""

@@ -17,10 +17,11 @@ from ftprobe.errors import InputError
 from ftprobe.planner import Plan, Trial
 from ftprobe.runner import Silent
 from ftprobe.schedule import Schedule
-from ftprobe.shares import shares_of
+from ftprobe.shares import Admission, Share, shares_of
 from ftprobe.store import Store
 from ftprobe.study import Resources
 from ftprobe.sweep import run_ray
+from ftprobe.sweep.searcher import DagSearcher
 
 pytestmark = pytest.mark.ray
 OUTCOME = {"state": "done", "error": "", "corrupt": [], "wall_s": 0.0, "metrics": {}}
@@ -161,3 +162,17 @@ def test_two_trials_share_one_logical_gpu(tmp_path: Path) -> None:
     finally:
         ray.shutdown()
     assert log.read_text().split("\n")[:3] == ["cuda 0", "cuda 0", "cpu "]
+
+
+def test_a_worker_lost_after_the_run_was_stopped_is_no_failure_of_its_trial(tmp_path: Path) -> None:
+    share = dict.fromkeys(("finetune", "activations", "probe"), Share(1.0, 0.0, 0.0))
+    schedule = schedule_of(trial("a"))
+    admission = Admission(cast(Any, share), {}, [{"CPU": 1.0}])
+    searcher = DagSearcher(schedule, store(tmp_path), Silent(), admission, lambda: [])
+    assert searcher.suggest("t1") is not None
+    schedule.start("a")
+    schedule.stop("the store is full")
+    searcher.on_trial_complete("t1", error=True)
+    assert schedule.states == {"a": "skipped"}
+    assert schedule.errors == {"a": "the store is full"}
+    assert schedule.finished

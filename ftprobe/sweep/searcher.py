@@ -72,6 +72,8 @@ class DagSearcher(Searcher):  # type: ignore[misc]
     def _lost(self, pack: Pack, why: str, times: int, error: str) -> None:
         if self.schedule.again(pack.id, why, times):
             self.observer.lost(pack)
+        elif self.schedule.stopped:  # nothing is run again then, and this loss is not the pack's fault
+            finish(self.schedule, self.store, self.observer, pack, Result("store", self.schedule.stopped))
         else:
             finish(self.schedule, self.store, self.observer, pack, Result("failed", error))
 
