@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from faultlab import run, study_file
+from pyarrow.fs import LocalFileSystem
 
 from ftprobe.corpora import labels_id
 from ftprobe.measurement import Measurement
 from ftprobe.planner import Plan
 from ftprobe.rows import write_part
 from ftprobe.store import Store
+from ftprobe.store.remote import RemoteVolume
 
 Fill = Callable[..., None]
 
@@ -73,3 +75,28 @@ def fill() -> Fill:
                 store.publish(trial.stage, trial.id, folder, {"id": trial.id, "stage": trial.stage})
 
     return publish
+
+
+@pytest.fixture(params=["local", "remote"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """An empty store at `tmp_path / "store"`: as a folder, and as an object store is used."""
+    if request.param == "local":
+        return Store.open(tmp_path / "store")
+    monkeypatch.setenv("FTPROBE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "store").mkdir()
+    opened = Store(RemoteVolume(LocalFileSystem(), str(tmp_path / "store"), "test://bucket"))
+    opened.volume.prepare()
+    return opened
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Numbers that repeat to the last bit are those of one thread."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(threads)

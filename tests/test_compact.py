@@ -12,7 +12,6 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from polars.testing import assert_frame_equal
-from pyarrow.fs import LocalFileSystem
 
 import ftprobe
 from ftprobe import api, compact
@@ -21,7 +20,6 @@ from ftprobe.schedule import Result, Schedule
 from ftprobe.store import Store
 from ftprobe.store.faults import store_error
 from ftprobe.store.local import LocalVolume
-from ftprobe.store.remote import RemoteVolume
 from ftprobe.study import Study, parse_study
 from tests.conftest import Fill
 
@@ -42,17 +40,6 @@ def study(minilm: str, n_seeds: int = 14, **models: str) -> Study:
             "probe": [{"task": "acceptability@grammar", "probe": {"kind": "linear"}}],
         }
     )
-
-
-@pytest.fixture(params=["local", "remote"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    if request.param == "local":
-        return Store.open(tmp_path / "store")
-    monkeypatch.setenv("FTPROBE_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "bucket").mkdir()
-    opened = Store(RemoteVolume(LocalFileSystem(), str(tmp_path / "bucket"), "test://bucket"))
-    opened.volume.prepare()
-    return opened
 
 
 def filled(asked: Study, store: Store, fill: Fill) -> Plan:

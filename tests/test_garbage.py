@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-from pyarrow.fs import LocalFileSystem
 
 import ftprobe
 from ftprobe import api, compact
@@ -17,7 +16,6 @@ from ftprobe.errors import InputError, StoreError
 from ftprobe.garbage import DAY_S, Garbage, find_garbage, remove_garbage
 from ftprobe.planner import Plan
 from ftprobe.store import Store
-from ftprobe.store.remote import RemoteVolume
 from ftprobe.study import Study, parse_study
 from tests.conftest import Fill
 
@@ -31,17 +29,6 @@ def study(minilm: str, n_seeds: int = 2, name: str = "mine") -> Study:
             "probe": [{"task": "acceptability@grammar", "probe": {"kind": "linear"}}],
         }
     )
-
-
-@pytest.fixture(params=["local", "remote"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    if request.param == "local":
-        return Store.open(tmp_path / "store")
-    monkeypatch.setenv("FTPROBE_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "store").mkdir()
-    opened = Store(RemoteVolume(LocalFileSystem(), str(tmp_path / "store"), "test://bucket"))
-    opened.volume.prepare()
-    return opened
 
 
 def ran(asked: Study, store: Store, fill: Fill) -> Plan:

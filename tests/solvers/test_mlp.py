@@ -33,13 +33,7 @@ WEIGHTS = ("W1_GHD", "W2_GJH", "W3_GKJ")
 BIASES = ("b1_GH", "b2_GJ", "b3_GK")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def overlapping(n=430, dim=20, classes=5, seed=0):
