@@ -219,7 +219,7 @@ class _Planner:
 
     def _finetune(self, run: FinetuneRun, base: _State, variant: str) -> _State:
         source, corpus, labels, work = self.texts[run.task]
-        options = run.options.model_dump(mode="json")
+        options = run.options.spec()
         spec = {
             "model": self._model(base),
             "corpus": corpus,

@@ -138,7 +138,7 @@ def _finetune(todo: Sequence[Payload], store: Store, device: str, threads: int, 
         outcome = finetune(
             FinetuneOptions.model_validate(spec["options"]),
             task,
-            level=spec["level"],
+            objective="classify",
             metrics=tuple(spec["metrics"]),
             load=lambda: load_encoder(**_load_arguments(spec["model"], where)),
             seed=derive_seed(spec["study_seed"], "finetune", spec["seed"]),

@@ -236,12 +236,24 @@ MISTAKES: list[tuple[dict[str, object], tuple[str, str, str]]] = [
     ({"finetune": [{"seed": 1}]}, ("finetune[0].task", "missing", "say which task")),
     ({"finetune": [{"task": "colla"}]}, ("finetune[0].task", "unknown task 'colla'", "did you mean 'cola'?")),
     (
-        {"finetune": [{"task": ["cola", "upos@ud_ewt"]}]},
+        {"finetune": [{"task": "upos@ud_ewt", "pooler": "fresh"}]},
+        ("finetune[0].pooler", "'pooler' means nothing for task 'upos@ud_ewt'", "leave it out"),
+    ),
+    (
+        {"finetune": [{"task": "upos@ud_ewt", "head_pooling": "cls"}]},
         (
-            "finetune[0].task[1]",
-            "task 'upos@ud_ewt' labels words",
-            "fine-tuning takes tasks over sentences or pairs",
+            "finetune[0].head_pooling",
+            "head_pooling 'cls' does not fit task 'upos@ud_ewt', which labels words",
+            "one of: mean, first, last",
         ),
+    ),
+    (
+        {"finetune": [{"task": "cola", "truncate": 2, "prune_top": 1}]},
+        ("finetune[0].prune_top", "'truncate' cuts the model already", "keep one of the two"),
+    ),
+    (
+        {"finetune": [{"task": "cola", "snapshots": {"count": 3, "every": 5}}]},
+        ("finetune[0].snapshots", "say one of `count`, `every` (updates) and `epochs`"),
     ),
     (
         {"finetune": [{"task": "cola", "model": ["bert", "bart"]}]},

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ftprobe.activations import Pooling
-from ftprobe.activations.align import Aligned, Overflow, Tokens, align
 from ftprobe.activations.gather import Gather, Rows, gather, ranges, rows
 from ftprobe.errors import InputError
 from ftprobe.measurement import Measurement, Outcome
+from ftprobe.models.align import Aligned, Overflow, Tokens, align
 from ftprobe.models.load import Encoder
 from ftprobe.shards import SHARD_ITEMS, Dtype, ShardWriter
 from ftprobe.tasks.types import Corpus

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftprobe.activations import Pooling
-from ftprobe.activations.align import Aligned, Tokens
 from ftprobe.errors import InputError
+from ftprobe.models.align import Aligned, Tokens
 from ftprobe.shards import Items
 from ftprobe.tasks.types import Corpus
 

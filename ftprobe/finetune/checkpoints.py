@@ -28,7 +28,7 @@ from ftprobe.store import Store
 EVERY_S = 10.0  # an epoch that ends sooner after the last checkpoint leaves none; to repeat it costs like a restart
 SHARE = 0.1  # of the time, at most, goes to writing checkpoints, however slow the store
 MODEL, TRAINER, REST = "model.safetensors", "trainer_state.json", "rest.safetensors"
-_FORMAT = 1
+_FORMAT = 2
 _log = logging.getLogger(__name__)
 
 
@@ -57,9 +57,13 @@ class Checkpoints:
         made_with = _notes(folder)["made_with"]
         if made_with != _made_with(device):
             _log.warning("starting anew: the checkpoint was made with %s, this is %s", made_with, _made_with(device))
-            self.store.drop_checkpoints(self.id)
+            self.drop()
             return False
         return True
+
+    def drop(self) -> None:
+        """Forget what an earlier attempt left."""
+        self.store.drop_checkpoints(self.id)
 
     def due(self) -> bool:
         """Whether enough was done since the last one for another to pay."""

@@ -1,33 +1,13 @@
-"""Examples: which texts of a task a run trains on, selects on and is evaluated on, as the encoder reads them.
-
-Nothing here depends on the seed of the run. Axes: N texts.
-"""
+"""Which items of a task a run trains on, selects on and is evaluated on. Nothing here depends on the run's seed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from ftprobe.errors import InputError
-from ftprobe.models.inputs import EncodedTexts, encode, pad
-from ftprobe.models.load import Encoder
 from ftprobe.study import FinetuneOptions
 from ftprobe.tasks.sampling import hold_out, sample
 from ftprobe.tasks.types import LabelSet, TaskData
-
-
-class Examples(NamedTuple):
-    """One split, ready for the model: texts, their labels and their places in the corpus, all (N)."""
-
-    split: str
-    texts: EncodedTexts
-    label_N: NDArray[np.int32]
-    sentence_N: NDArray[np.int32]
 
 
 def choose(task: TaskData, options: FinetuneOptions) -> dict[str, list[int]]:
@@ -46,11 +26,17 @@ def choose(task: TaskData, options: FinetuneOptions) -> dict[str, list[int]]:
     rows = {"train": by_split["train"], "test": by_split["test"]}
     if options.select == "best_dev":
         rows.update({"dev": by_split["dev"]} if by_split["dev"] else _held_out(task, by_split["train"]))
-    present = {task.labels.label_N[row] for row in rows["train"]}
-    if len(present) < 2:
-        found = f"only the label '{min(present)}'" if present else "no items"
-        raise InputError.one("finetune.task", f"'{name}' has {found} in train", "two classes or more are needed")
+    if not rows["train"]:
+        raise InputError.one("finetune.task", f"'{name}' has no items in train", "give it a train split")
     return rows
+
+
+def classes_to_tell_apart(task: TaskData, train: Sequence[int]) -> None:
+    """Raise InputError where the training items have one label only."""
+    present = {task.labels.label_N[row] for row in train}
+    if len(present) < 2:
+        what = f"'{task.labels.task}' has only the label '{min(present)}' in train"
+        raise InputError.one("finetune.task", what, "two classes or more are needed")
 
 
 def _held_out(task: TaskData, train: Sequence[int]) -> dict[str, list[int]]:
@@ -72,24 +58,3 @@ def _pick(labels: LabelSet, rows: Sequence[int]) -> LabelSet:
         tuple(labels.word_N[row] for row in rows),
         tuple(labels.label_N[row] for row in rows),
     )
-
-
-def encode_examples(
-    split: str, task: TaskData, labels: tuple[str, ...], rows: Sequence[int], encoder: Encoder, max_length: int
-) -> Examples:
-    """The label set's `rows` with their texts as sub-words; label ids are ranks in `labels`."""
-    rank = {label: index for index, label in enumerate(labels)}
-    sentence_N = np.array([task.labels.sentence_N[row] for row in rows], dtype=np.int32)
-    return Examples(
-        split,
-        encode(encoder, [task.corpus.sentences[index] for index in sentence_N], max_length=max_length),
-        label_N=np.array([rank[task.labels.label_N[row]] for row in rows], dtype=np.int32),
-        sentence_N=sentence_N,
-    )
-
-
-def batch(encoder: Encoder, examples: Examples, indices: Sequence[int]) -> dict[str, Tensor]:
-    """The examples at `indices`, padded, with their labels (N) as int64."""
-    padded = pad(encoder, [examples.texts.features_N[index] for index in indices])
-    padded["labels"] = torch.from_numpy(examples.label_N[list(indices)].astype(np.int64))
-    return padded

@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from ftprobe.errors import InputError
 from ftprobe.finetune.checkpoints import Checkpoints
-from ftprobe.finetune.examples import choose, encode_examples
-from ftprobe.finetune.scores import METRICS
-from ftprobe.finetune.training import Epoch, Report, Training, train
-from ftprobe.hashing import derive_seed
-from ftprobe.measurement import Measurement, Outcome, Predictions
-from ftprobe.models.heads import Classifier
+from ftprobe.finetune.examples import choose
+from ftprobe.finetune.objective import module_of
+from ftprobe.finetune.training import Epoch, Report, Snapshots, Training, train, updates_of
+from ftprobe.measurement import Measurement, Outcome
 from ftprobe.models.load import Encoder, quiet_transformers
 from ftprobe.study import FinetuneOptions
-from ftprobe.tasks.types import Level, TaskData
+from ftprobe.tasks.types import TaskData
+
+Moment = Mapping[str, Any]
+"""When a snapshot is taken: {"update": u}, {"epoch": e}, or {"part": [j, c]}, j c-ths of the way."""
+
+
+class Wanted(NamedTuple):
+    """Snapshots to be taken, and what takes them: `keep(index, write, outcome)` with a writer of model states."""
+
+    moments: Sequence[Moment] = ()
+    keep: Callable[[int, Callable[[Path], None], Outcome], None] = lambda index, write, outcome: None
 
 
 def finetune(
     options: FinetuneOptions,
     task: TaskData,
     *,
-    level: Level,
+    objective: str,
     metrics: tuple[str, ...],
     load: Callable[[], Encoder],
     seed: int,
@@ -35,13 +43,16 @@ def finetune(
     report: Report,
     device: str,
     checkpoints: Checkpoints | None = None,
+    snapshots: Wanted = Wanted(),  # noqa: B008 - frozen
 ) -> Outcome:
-    """Fine-tune an encoder to classify the texts or text pairs of a task, and write the model state into `out`.
+    """Fine-tune an encoder on a task, and write the model state into `out`.
 
     Parameters
     ----------
+    objective
+        One of `OBJECTIVES`: what the head learns.
     metrics
-        Of accuracy, mcc and f1 (macro); the first selects, is reported, and decides `collapsed`.
+        The objective's; the first selects, is reported, and decides `collapsed`.
     seed
         Gives the seeds of the head, the order of examples and dropout. Which texts are sampled or held out does not
         depend on it.
@@ -53,13 +64,15 @@ def finetune(
     checkpoints
         Where the run leaves its state after an epoch (not after each, see there) and goes on from what an earlier
         attempt left: on a CPU with as many threads the outcome is the same, bit for bit. Without it nothing is kept.
+    snapshots
+        States on the way, handed over as soon as they are reached.
 
     Returns
     -------
     Outcome
         Rows of every epoch; those of the epoch that was kept have `selected` in their detail, and `collapsed` if it
-        scores no better than the most frequent label. Predictions of the kept epoch on the evaluated split. Facts:
-        `resumed_from_epoch` counts the epochs of earlier attempts, and `earlier_attempts` says epochs, host and
+        scores no better than answers that ignore the input. Predictions of the kept epoch on the evaluated split.
+        Facts: `resumed_from_epoch` counts the epochs of earlier attempts, and `earlier_attempts` says epochs, host and
         threads of each; `train_s` is the time of all updates, theirs included.
 
     Raises
@@ -69,84 +82,78 @@ def finetune(
     FloatingPointError
         The training loss is no longer finite.
     """
-    if level == "word":
-        raise InputError.one("finetune.task", f"'{task.labels.task}' labels words", "fine-tune on sentences or pairs")
-    unknown = set(metrics) - set(METRICS)
-    if unknown:
-        raise InputError.one("finetune.task", f"unknown metric '{min(unknown)}'", f"one of: {', '.join(METRICS)}")
-    labels = tuple(sorted(set(task.labels.label_N)))
+    module = module_of(objective)
     rows = choose(task, options)
+    module.check(task, rows, metrics)
     with quiet_transformers(), _own_generators():
-        encoder = load()
-        splits = {
-            split: encode_examples(split, task, labels, rows[split], encoder, options.max_length) for split in rows
-        }
-        classifier = Classifier(
-            encoder,
-            len(labels),
-            pooled=options.head_pooling,
-            pooler=options.pooler,
-            dropout=options.dropout,
-            seed=derive_seed(seed, "head_init"),
-        )
-        training = Training(encoder, classifier, splits, metrics[0], options, report, checkpoints)
+        made = module.make(task, rows, load(), options, metrics=metrics, seed=seed)
+        updates = updates_of(options, len(made.splits["train"]))
+        due = _due(snapshots, updates, options.epochs)
+        training = Training(made, options, report, checkpoints, due)
         train(training, options, seed=seed, out=out, device=device)
-        classifier.save(out, encoder, labels)
-    return _outcome(training, metrics, labels)
+        made.save(out)
+    return _outcome(training)
 
 
-def _outcome(training: Training, metrics: tuple[str, ...], labels: tuple[str, ...]) -> Outcome:
-    test = training.splits["test"]
-    kept = training.epochs[training.kept].guesses["test"]
-    measurements = [row for epoch in training.epochs for row in _measurements(epoch, training, metrics)]
-    predictions = Predictions(
-        split="test",
-        layer=None,
-        probe_seed=None,
-        sentence_N=test.sentence_N,
-        word_N=np.full_like(test.sentence_N, -1),
-        gold_N=test.label_N,
-        predicted_N=kept.predicted_N,
-        score_N=kept.score_N,
-        labels=labels,
-    )
-    return Outcome(tuple(measurements), (predictions,), _facts(training, labels))
+def _due(wanted: Wanted, updates: int, epochs: int) -> Snapshots:
+    due: dict[int, list[int]] = {}
+    for index, moment in enumerate(wanted.moments):
+        due.setdefault(update_of(moment, updates, epochs), []).append(index)
+
+    def keep(index: int, update: int, epoch: float, write: Callable[[Path], None]) -> None:
+        wanted.keep(index, write, Outcome((), facts={"update": update, "epoch": round(epoch, 6)}))
+
+    return Snapshots(due, keep)
 
 
-def _measurements(epoch: Epoch, training: Training, metrics: tuple[str, ...]) -> Iterator[Measurement]:
+def update_of(moment: Moment, updates: int, epochs: int) -> int:
+    """The update at which a snapshot is taken, of a run of so many updates; never beyond the last.
+
+    >>> [update_of({"part": [j, 4]}, 10, 2) for j in range(5)]
+    [0, 2, 5, 8, 10]
+    """
+    ((kind, value),) = moment.items()
+    if kind == "part":
+        part, of = value
+        return round(updates * int(part) / int(of))
+    per_epoch = updates // epochs
+    return min(updates, int(value) * (per_epoch if kind == "epoch" else 1))
+
+
+def _outcome(training: Training) -> Outcome:
+    objective = training.objective
+    kept = training.epochs[training.kept].answers["test"]
+    measurements = [row for epoch in training.epochs for row in _measurements(epoch, training)]
+    return Outcome(tuple(measurements), objective.predictions(kept), _facts(training))
+
+
+def _measurements(epoch: Epoch, training: Training) -> Iterator[Measurement]:
+    objective = training.objective
     detail: dict[str, object] = {}
     if epoch.number == training.kept + 1:
-        detail = {"selected": True, "collapsed": True} if training.collapsed() else {"selected": True}
-
-    def row(metric: str, value: float, unit: str, split: str) -> Measurement:
-        return Measurement(
-            metric,
-            value,
-            unit,
-            split,
-            update=epoch.update,
-            epoch=float(epoch.number),
-            n_items=len(training.splits[split].label_N),
-            detail=detail,
-        )
-
-    yield row("train_loss", epoch.train_loss, "loss", "train")
-    for split, guesses in epoch.guesses.items():
-        for metric in metrics:
-            yield row(metric, training.score(metric, split, guesses), "fraction", split)
+        collapsed = objective.collapsed(epoch.answers["test"])
+        detail = {"selected": True, "collapsed": True} if collapsed else {"selected": True}
+    place: dict[str, Any] = {"update": epoch.update, "epoch": float(epoch.number), "detail": detail}
+    n_items = objective.splits["train"].n_items
+    yield Measurement("train_loss", epoch.train_loss, "loss", "train", n_items=n_items, **place)
+    for split, answers in epoch.answers.items():
+        for metric in objective.metrics:
+            value, unit, status = objective.score(metric, split, answers)
+            n_items = objective.splits[split].n_items
+            yield Measurement(metric, value, unit, split, n_items=n_items, status=status, **place)
 
 
-def _facts(training: Training, labels: tuple[str, ...]) -> dict[str, object]:
-    classifier = training.classifier
-    n_tokens = sum(training.splits["train"].texts.lengths()) * len(training.epochs)
+def _facts(training: Training) -> dict[str, object]:
+    objective = training.objective
+    n_tokens = sum(objective.splits["train"].lengths()) * len(training.epochs)
     return {
-        "labels": list(labels),
-        "items": {split: len(examples.label_N) for split, examples in training.splits.items()},
-        "truncated": {split: examples.texts.n_truncated for split, examples in training.splits.items()},
-        "pooler": classifier.pooler,
+        "labels": list(objective.labels),
+        "items": {split: examples.n_items for split, examples in objective.splits.items()},
+        "truncated": {split: examples.n_truncated for split, examples in objective.splits.items()},
+        **objective.facts,
         "epoch": training.epochs[training.kept].number,
         "updates": training.epochs[-1].update,
-        "parameters": sum(p.numel() for p in classifier.parameters()),
+        "parameters": sum(p.numel() for p in objective.head.parameters()),
         "n_tokens": n_tokens,
         "train_s": training.wall_s,
         "tokens_per_s": n_tokens / training.wall_s,

@@ -1,4 +1,4 @@
-"""Training: transformers' Trainer around a classifier, watched epoch by epoch. Axes: N texts, K labels."""
+"""Training: transformers' Trainer around an objective's head, watched epoch by epoch, its snapshots handed out."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -31,24 +30,13 @@ from ftprobe.finetune.checkpoints import (
     restore_optimizer,
     write_rest,
 )
-from ftprobe.finetune.examples import Examples, batch
+from ftprobe.finetune.objective import Answers, Objective
 from ftprobe.finetune.optimizer import parameter_groups, schedule_factor
-from ftprobe.finetune.scores import METRICS
 from ftprobe.hashing import derive_seed
-from ftprobe.models.heads import Classifier
-from ftprobe.models.inputs import EncodedTexts, pad
-from ftprobe.models.load import Encoder
 from ftprobe.study import FinetuneOptions
 
 Report = Callable[[dict[str, object]], None]
 _RANK_NAMES = ("RANK", "WORLD_SIZE", "COMM_WORLD_SIZE", "PMI_SIZE", "LOCAL_SIZE", "LOCALNRANKS", "LOCALRANKID")
-
-
-class Guesses(NamedTuple):
-    """A head's answers on one split: label ids and their probabilities, both (N)."""
-
-    predicted_N: NDArray[np.int32]
-    score_N: NDArray[np.float32]
 
 
 class Epoch(NamedTuple):
@@ -57,7 +45,20 @@ class Epoch(NamedTuple):
     number: int
     update: int
     train_loss: float
-    guesses: Mapping[str, Guesses]
+    answers: Mapping[str, Answers]
+
+
+class Snapshots(NamedTuple):
+    """States to be kept on the way: `keep(index, update, epoch, write)` is called for each index at its update.
+
+    `write` puts the encoder as it is now into a folder.
+    """
+
+    due: Mapping[int, Sequence[int]]
+    keep: Callable[[int, int, float, Callable[[Path], None]], None]
+
+
+NO_SNAPSHOTS = Snapshots({}, lambda index, update, epoch, write: None)
 
 
 class Training(TrainerCallback):  # type: ignore[misc]
@@ -73,22 +74,22 @@ class Training(TrainerCallback):  # type: ignore[misc]
 
     def __init__(
         self,
-        encoder: Encoder,
-        classifier: Classifier,
-        splits: Mapping[str, Examples],
-        metric: str,
+        objective: Objective,
         options: FinetuneOptions,
         report: Report,
         checkpoints: Checkpoints | None = None,
+        snapshots: Snapshots = NO_SNAPSHOTS,
+        write_state: Callable[[Path], None] | None = None,
     ) -> None:
-        self.encoder, self.classifier, self.splits, self.report = encoder, classifier, splits, report
-        self.metric, self.options, self.checkpoints = metric, options, checkpoints
+        self.objective, self.options, self.report = objective, options, report
+        self.checkpoints, self.snapshots = checkpoints, snapshots
+        self.write_state = write_state or objective.save
         self.epochs: list[Epoch] = []
         self.kept = 0
         self.wall_s = 0.0
         self.attempts: list[dict[str, Any]] = []
         self._best: tuple[float, dict[str, Tensor]] | None = None
-        self._losses: list[Tensor] = []
+        self._losses: list[tuple[Tensor, int]] = []
         self._started = 0.0
         self._checkpoint: Path | None = None
 
@@ -102,11 +103,20 @@ class Training(TrainerCallback):  # type: ignore[misc]
         """The folder of the checkpoint to go on from, emptied once training has begun; None without one."""
         if self.checkpoints is not None:
             with self.checkpoints.store.workdir() as folder:
-                if self.checkpoints.fetch(folder, device):
+                if self.checkpoints.fetch(folder, device) and self._before_snapshots(folder):
                     self._checkpoint = folder
                     yield str(folder)
                     return
         yield None
+
+    def _before_snapshots(self, folder: Path) -> bool:
+        """Whether no snapshot that is still wanted lies before the checkpoint; else it is dropped."""
+        *_, last = read_rest(folder).facts["epochs"]
+        if all(update > last[1] for update in self.snapshots.due):
+            return True
+        assert self.checkpoints is not None
+        self.checkpoints.drop()
+        return False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take over what a checkpoint says; the model and the number of updates the Trainer has read from it."""
@@ -116,11 +126,21 @@ class Training(TrainerCallback):  # type: ignore[misc]
             self._take(rest)
             restore_generators(rest, args.device)
             shutil.rmtree(self._checkpoint, ignore_errors=True)
+        else:
+            self._snap(state)
 
-    def loss(self, logits_NK: Tensor, labels_N: Tensor, num_items_in_batch: object = None) -> Tensor:
-        """Mean cross-entropy of a batch, which also enters the epoch's training loss."""
-        loss = nn.functional.cross_entropy(logits_NK, labels_N)
-        self._losses.append(loss.detach() * len(labels_N))
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Hand out the snapshots of this update."""
+        self._snap(state)
+
+    def _snap(self, state: Any) -> None:
+        for index in self.snapshots.due.get(state.global_step, ()):
+            self.snapshots.keep(index, state.global_step, float(state.epoch or 0.0), self.write_state)
+
+    def loss(self, outputs: Any, labels: Tensor, num_items_in_batch: object = None) -> Tensor:
+        """Mean loss of a batch, which also enters the epoch's training loss."""
+        loss, n = self.objective.loss(outputs, labels)
+        self._losses.append((loss.detach(), n))
         return loss
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -130,16 +150,16 @@ class Training(TrainerCallback):  # type: ignore[misc]
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Score the epoch, report it, and keep its weights if they are the best."""
-        train_loss = float(torch.stack(self._losses).sum()) / len(self.splits["train"].label_N)
+        n_M = torch.tensor([n for _, n in self._losses])
+        train_loss = float((torch.stack([loss for loss, _ in self._losses]).cpu() * n_M).sum()) / int(n_M.sum())
         self.wall_s += time.perf_counter() - self._started
         number = len(self.epochs) + 1
         if not np.isfinite(train_loss):
             raise FloatingPointError(f"training loss is {train_loss} in epoch {number}; lower the learning rate")
-        scored = [split for split in self.splits if split != "train"]
-        answers = {split: predict(self.classifier, self.encoder, self.splits[split].texts) for split in scored}
+        answers = {split: self.objective.answers(split) for split in self.objective.splits if split != "train"}
         self.epochs.append(Epoch(number, state.global_step, train_loss, answers))
-        split = "dev" if self.options.select == "best_dev" else "test"
-        value = self.score(self.metric, split, answers[split])
+        split, metric = "dev" if self.options.select == "best_dev" else "test", self.objective.metrics[0]
+        value = self.objective.score(metric, split, answers[split]).value
         if self.options.select == "last":
             self.kept = number - 1
         elif self._best is None or value > self._best[0]:
@@ -147,10 +167,10 @@ class Training(TrainerCallback):  # type: ignore[misc]
             self._best = value, self._weights()
         if self.checkpoints is not None and number < self.options.epochs and self.checkpoints.due():
             self.checkpoints.save(number, lambda folder: self._write(folder, args.device, state, kwargs))
-        self.report({"epoch": number, "metric": self.metric, "value": value})
+        self.report({"epoch": number, "metric": metric, "value": value})
 
     def _write(self, folder: Path, device: torch.device, state: Any, trainer: Mapping[str, Any]) -> None:
-        save_file(on_cpu(self.classifier.state_dict()), folder / MODEL)
+        save_file(on_cpu(self.objective.head.state_dict()), folder / MODEL)
         state.save_to_json(str(folder / TRAINER))
         parts = [
             optimizer_state(trainer["optimizer"], trainer["lr_scheduler"]),
@@ -165,8 +185,8 @@ class Training(TrainerCallback):  # type: ignore[misc]
         tensors = {
             f"answers.{epoch.number}.{split}.{name}": torch.from_numpy(array_N)
             for epoch in self.epochs
-            for split, guesses in epoch.guesses.items()
-            for name, array_N in guesses._asdict().items()
+            for split, answers in epoch.answers.items()
+            for name, array_N in answers.items()
         }
         if self._best is not None and self.kept + 1 < len(self.epochs):
             tensors |= {f"best.{name}": tensor for name, tensor in self._best[1].items()}
@@ -176,7 +196,9 @@ class Training(TrainerCallback):  # type: ignore[misc]
             "threads": torch.get_num_threads(),
         }
         facts = {
-            "epochs": [[epoch.number, epoch.update, epoch.train_loss, list(epoch.guesses)] for epoch in self.epochs],
+            "epochs": [
+                [epoch.number, epoch.update, epoch.train_loss, [*_named(epoch.answers)]] for epoch in self.epochs
+            ],
             "kept": self.kept,
             "best": None if self._best is None else self._best[0],
             "wall_s": self.wall_s,
@@ -187,11 +209,10 @@ class Training(TrainerCallback):  # type: ignore[misc]
     def _take(self, rest: Rest) -> None:
         """Put back what `_progress` gave."""
         facts = rest.facts
-        for number, update, loss, splits in facts["epochs"]:
-            answers = {
-                split: Guesses(*(rest.tensors[f"answers.{number}.{split}.{name}"].numpy() for name in Guesses._fields))
-                for split in splits
-            }
+        for number, update, loss, names in facts["epochs"]:
+            answers: dict[str, dict[str, Any]] = {}
+            for split, name in names:
+                answers.setdefault(split, {})[name] = rest.tensors[f"answers.{number}.{split}.{name}"].numpy()
             self.epochs.append(Epoch(number, update, loss, answers))
         self.kept, self.wall_s, self.attempts = facts["kept"], facts["wall_s"], facts["attempts"]
         if facts["best"] is not None:
@@ -199,45 +220,38 @@ class Training(TrainerCallback):  # type: ignore[misc]
             self._best = facts["best"], best or self._weights()
 
     def _weights(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().cpu().clone() for name, tensor in self.classifier.state_dict().items()}
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.objective.head.state_dict().items()}
 
     def restore_best(self) -> None:
         """Put back the weights of the epoch that is kept."""
         if self._best is not None and self.kept + 1 < len(self.epochs):
-            self.classifier.load_state_dict(self._best[1])
+            self.objective.head.load_state_dict(self._best[1])
 
-    def score(self, metric: str, split: str, guesses: Guesses) -> float:
-        """A metric of answers on a split."""
-        return METRICS[metric](self.splits[split].label_N, guesses.predicted_N)
 
-    def collapsed(self) -> bool:
-        """Whether the kept epoch scores no better than always saying the most frequent label (METHODS 1.2)."""
-        gold_N = self.splits["test"].label_N
-        constant_N = np.full_like(gold_N, np.bincount(gold_N).argmax())
-        chance = METRICS[self.metric](gold_N, constant_N)
-        return self.score(self.metric, "test", self.epochs[self.kept].guesses["test"]) <= chance
+def _named(answers: Mapping[str, Answers]) -> list[tuple[str, str]]:
+    return [(split, name) for split, own in answers.items() for name in own]
 
 
 def train(training: Training, options: FinetuneOptions, *, seed: int, out: Path, device: str) -> None:
-    """Train the classifier of `training` and leave it with the weights of the epoch that is kept, on the CPU."""
-    classifier, examples = training.classifier, training.splits["train"]
+    """Train the head of the objective and leave it with the weights of the epoch that is kept, on the CPU."""
+    head, examples = training.objective.head, training.objective.splits["train"]
     with _alone():
         arguments = _arguments(options, seed, out, device)
-        classifier.to(arguments.device)
+        head.to(arguments.device)
         trainer = Trainer(
-            model=classifier,
+            model=head,
             args=arguments,
-            train_dataset=list(range(len(examples.label_N))),
-            data_collator=lambda indices: batch(training.encoder, examples, indices),
+            train_dataset=list(range(len(examples))),
+            data_collator=examples.batch,
             compute_loss_func=training.loss,
-            optimizers=_optimizer(classifier, options, len(examples.label_N)),
+            optimizers=_optimizer(head, options, len(examples)),
             callbacks=[training],
         )
         trainer.remove_callback(PrinterCallback)
         with training.checkpoint(arguments.device) as folder:
             trainer.train(resume_from_checkpoint=folder)
     training.restore_best()
-    classifier.eval().cpu()
+    head.eval().cpu()
 
 
 def _arguments(options: FinetuneOptions, seed: int, out: Path, device: str) -> TrainingArguments:
@@ -263,12 +277,17 @@ def _arguments(options: FinetuneOptions, seed: int, out: Path, device: str) -> T
     return arguments
 
 
+def updates_of(options: FinetuneOptions, n_units: int) -> int:
+    """Updates of a whole run: a last batch that is not full is used (METHODS 1.2)."""
+    return options.epochs * -(-n_units // options.batch_size)
+
+
 def _optimizer(
-    classifier: Classifier, options: FinetuneOptions, n_items: int
+    head: nn.Module, options: FinetuneOptions, n_units: int
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
-    updates = options.epochs * -(-n_items // options.batch_size)
+    updates = updates_of(options, n_units)
     optimizer = torch.optim.AdamW(
-        parameter_groups(classifier, options.weight_decay),
+        parameter_groups(head, options.weight_decay),
         lr=options.learning_rate,
         betas=(options.beta1, options.beta2),
         eps=options.epsilon,
@@ -291,22 +310,3 @@ def _alone() -> Iterator[None]:
         yield
     finally:
         os.environ.update(hidden)
-
-
-def predict(classifier: Classifier, encoder: Encoder, texts: EncodedTexts, batch_size: int = 64) -> Guesses:
-    """Most probable label of each text, in evaluation mode; texts of like length share a batch."""
-    device = classifier.output.weight.device
-    length_N = np.array(texts.lengths())
-    order_N = np.argsort(length_N, kind="stable")
-    predicted_N, score_N = np.empty(len(order_N), dtype=np.int32), np.empty(len(order_N), dtype=np.float32)
-    was_training = classifier.training
-    classifier.eval()
-    with torch.inference_mode():
-        for start in range(0, len(order_N), batch_size):
-            part = order_N[start : start + batch_size]
-            batch = pad(encoder, [texts.features_N[index] for index in part])
-            logits_NK = classifier(**{name: tensor.to(device) for name, tensor in batch.items()})
-            best = logits_NK.softmax(-1).max(-1)
-            predicted_N[part], score_N[part] = best.indices.cpu().numpy(), best.values.cpu().numpy()
-    classifier.train(was_training)
-    return Guesses(predicted_N, score_N)

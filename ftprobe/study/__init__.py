@@ -4,8 +4,10 @@
 """
 
 from ftprobe.study.file import load_study as load_study
+from ftprobe.study.finetuning import Edit as Edit
+from ftprobe.study.finetuning import FinetuneOptions as FinetuneOptions
+from ftprobe.study.finetuning import Snapshots as Snapshots
 from ftprobe.study.options import ActivationOptions as ActivationOptions
-from ftprobe.study.options import FinetuneOptions as FinetuneOptions
 from ftprobe.study.options import FinetuneRun as FinetuneRun
 from ftprobe.study.options import ModelOptions as ModelOptions
 from ftprobe.study.options import ProbeRun as ProbeRun

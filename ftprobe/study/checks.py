@@ -9,11 +9,13 @@ from collections.abc import Collection, Mapping, Sequence
 
 from ftprobe import probes, tasks
 from ftprobe.errors import Problem
+from ftprobe.study.finetuning import ONLY_FOR
 from ftprobe.study.grid import Choice, Point, at, shown, unknown
 from ftprobe.study.options import FinetuneRun, ProbeRun
 
 _WORDS, _SENTENCES = ("mean", "first", "last"), ("cls", "mean")
 POOLINGS = {"sentence": _SENTENCES, "pair": _SENTENCES, "word": _WORDS, "word_pair": _WORDS}
+OBJECTIVES = {"sentence": "classify", "pair": "classify", "word": "tag", "word_pair": "token_pair"}
 NOUNS = {"sentence": "sentences", "pair": "sentence pairs", "word": "words", "word_pair": "pairs of words"}
 
 
@@ -21,10 +23,28 @@ def finetune_problems(point: Point, models: Collection[str]) -> list[Problem]:
     """Whether the model is one of the study's and the task one that models can be fine-tuned on."""
     problems = [*_model_problems(point, models), *task_problems(point.get("task"))]
     level = _level(point)
-    if level in ("word", "word_pair"):
-        what = f"task {shown(point['task'].value)} labels {NOUNS[level]}"
-        problems.append(Problem(point["task"].place, what, "fine-tuning takes tasks over sentences or pairs"))
+    if level is None:
+        return problems
+    task = shown(point["task"].value)
+    objective = OBJECTIVES[level]
+    for key, objectives in ONLY_FOR.items():
+        if key in point and objective not in objectives:
+            problems.append(Problem(point[key].place, f"'{key}' means nothing for task {task}", "leave it out"))
+    pooling = point.get("head_pooling")
+    if pooling is not None and pooling.value not in POOLINGS[level]:
+        what = f"head_pooling {shown(pooling.value)} does not fit task {task}, which labels {NOUNS[level]}"
+        problems.append(Problem(pooling.place, what, f"one of: {', '.join(POOLINGS[level])}"))
+    cuts = [key for key in ("truncate", "prune_top", "prune_bottom") if key in point and point[key].value is not None]
+    if len(cuts) > 1:
+        problems.append(Problem(point[cuts[1]].place, f"'{cuts[0]}' cuts the model already", "keep one of the two"))
     return problems
+
+
+def head_pooling(point: Point) -> Point:
+    """What a head over words reads where the study does not say: the mean of their sub-words."""
+    if _level(point) in ("word", "word_pair"):
+        return {"head_pooling": Choice("mean", point["task"].place)}
+    return {}
 
 
 def probe_problems(point: Point, models: Collection[str], kinds: Sequence[tuple[str, str]]) -> list[Problem]:

@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from ftprobe import probes
 from ftprobe.checkpoint import known_architecture
 from ftprobe.errors import Problem
-from ftprobe.study.checks import finetune_problems, probe_problems
+from ftprobe.study.checks import finetune_problems, head_pooling, probe_problems
+from ftprobe.study.finetuning import Edit, FinetuneOptions
 from ftprobe.study.grid import (
     Choice,
     Point,
@@ -27,7 +28,6 @@ from ftprobe.study.grid import (
 from ftprobe.study.options import (
     ActivationOptions,
     FinetuneEntry,
-    FinetuneOptions,
     FinetuneRun,
     ModelOptions,
     ProbeEntry,
@@ -57,13 +57,14 @@ def finetune_runs(entry: dict[str, object], place: str, models: Models, problems
         own = {key: choice for key, choice in point.items() if key != "recipe"}
         recipe, found = _recipe_values(point, models)
         found += finetune_problems(point, models)
-        built = build(FinetuneEntry, {**recipe, **own}, place)
+        built = build(FinetuneEntry, {**head_pooling(point), **recipe, **own}, place)
         if isinstance(built, list) or found:
             problems += [*found, *(built if isinstance(built, list) else [])]
             continue
         values = built.model_dump()
         options = FinetuneOptions(**{name: values[name] for name in FinetuneOptions.model_fields})
-        runs.append(FinetuneRun(built.model, built.task, built.seed, options, place))
+        edit = Edit(**{name: values[name] for name in Edit.model_fields})
+        runs.append(FinetuneRun(built.model, built.task, built.seed, options, place, edit, built.snapshots))
     return runs
 
 

@@ -5,39 +5,19 @@ Grids are already expanded here: a run is one point of a grid, and `place` says 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field, field_validator
+
+from ftprobe.study.finetuning import Edit, FinetuneOptions, Snapshots
+from ftprobe.study.values import Count, Name, Options, Positive, Share
 
 Stage = Literal["finetune", "activations", "probe"]
 State = Literal["pretrained", "finetuned"]
 Layers = Literal["all"] | tuple[int, ...]
-
-Count = Annotated[int, Field(ge=1)]
 Tracker = Literal["tensorboard", "mlflow", "wandb"]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0)]
-Below1 = Annotated[float, Field(ge=0, lt=1)]
-
-
-def _plain(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ValueError(f"{name!r} is no plain name (letters, digits, `.`, `_` and `-`)")
-    return name
-
-
-Name = Annotated[str, AfterValidator(_plain)]
-"""A name that may stand in file names and tables."""
-
-
-class Options(BaseModel):
-    """Values that never change, of exactly the types they say, with no key beyond those named."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ModelOptions(Options):
@@ -51,37 +31,6 @@ class ModelOptions(Options):
     """The commit of a hub checkpoint (40 hexadecimal digits); required there, meaningless elsewhere."""
     init: Literal["pretrained", "random"] = "pretrained"
     """`random` draws every parameter anew by the architecture's initialiser (Merchant et al. 2020, Table 1)."""
-
-
-class FinetuneOptions(Options):
-    """How one model is fine-tuned on one task (METHODS 1.1 and 1.2)."""
-
-    head_pooling: Literal["cls", "mean"] = "cls"
-    """What the head reads of the last layer; `mean` includes special tokens (Mosbach et al. 2020, section 5.1)."""
-    pooler: Literal["pretrained", "fresh", "none"] = "pretrained"
-    """The tanh layer below the classifier: the checkpoint's own where it has one, new, or none."""
-    epochs: Count = 3
-    learning_rate: Positive = 2e-5
-    batch_size: Count = 32
-    schedule: Literal["constant", "linear"] = "linear"
-    """The learning rate after warm-up: held, or linear to 0."""
-    warmup: Fraction = 0.1
-    """Share of all updates over which the learning rate rises from 0."""
-    weight_decay: Share = 0.01
-    beta1: Below1 = 0.9
-    beta2: Below1 = 0.999
-    epsilon: Positive = 1e-8
-    clip: Positive = 1.0
-    """Largest global L2 norm of the gradient."""
-    dropout: Below1 = 0.1
-    max_length: Annotated[int, Field(ge=4)] = 128
-    """Longest input in sub-words, special tokens included."""
-    select: Literal["last", "best_dev"] = "last"
-    """Which epoch's weights are kept."""
-    train_items: Count | None = None
-    """At most this many training items; all when null."""
-    dev_items: Count | None = None
-    """At most this many items of the evaluated split; all when null."""
 
 
 class ActivationOptions(Options):
@@ -129,12 +78,14 @@ class ProbeEntry(ActivationOptions):
         return "all" if layers == "all" else tuple(sorted(set(layers)))
 
 
-class FinetuneEntry(FinetuneOptions):
+class FinetuneEntry(FinetuneOptions, Edit):
     """One point of a `finetune` entry, its recipe already filled in."""
 
     model: str
     task: str
     seed: Annotated[int, Field(ge=0)] = 0
+    snapshots: Snapshots | None = None
+    """Which states on the way are kept; none when null."""
 
 
 class StudyHead(Options):
@@ -154,13 +105,15 @@ class StudyHead(Options):
 
 
 class FinetuneRun(NamedTuple):
-    """One model to fine-tune on one task with one seed."""
+    """One model to fine-tune on one task with one seed, what is then done to its states, and which are kept."""
 
     model: str
     task: str
     seed: int
     options: FinetuneOptions
     place: str
+    edit: Edit = Edit()
+    snapshots: Snapshots | None = None
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftprobe.activations import Pooling
-from ftprobe.activations.align import Overflow, Tokens, align
 from ftprobe.activations.gather import gather, ranges, rows
 from ftprobe.errors import InputError
+from ftprobe.models.align import Overflow, Tokens, align
 from ftprobe.models.load import Encoder, load_encoder
 from ftprobe.tasks.types import Corpus, Sentence
 
@@ -128,7 +128,7 @@ def test_texts_that_differ_in_words_or_in_their_second_half_stay_apart(bert: Enc
 def test_long_corpora_are_packed_in_order(bert: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = words(*("cat " * n + "dog" for n in range(9)))
     whole = aligned(bert, corpus)
-    monkeypatch.setattr("ftprobe.activations.align._CHUNK", 2)
+    monkeypatch.setattr("ftprobe.models.align._CHUNK", 2)
     for name, a, b in zip(Tokens._fields, whole, aligned(bert, corpus), strict=True):
         np.testing.assert_array_equal(a, b, err_msg=name)
 

@@ -80,7 +80,7 @@ def run(tiny: str, tmp_path: Path) -> Run:
                 {"max_length": 32, "epochs": EPOCHS, "learning_rate": 3e-3, "batch_size": 16, **options}
             ),
             noisy(),
-            level="sentence",
+            objective="classify",
             metrics=("accuracy", "mcc"),
             load=lambda: load_encoder(tiny, offline=True),
             seed=0,

@@ -54,7 +54,7 @@ def run(tiny: str, tmp_path: Path) -> Run:
         outcome = finetune(
             FinetuneOptions.model_validate({"max_length": 32, **FAST, **options}),
             task,
-            level="sentence",
+            objective="classify",
             metrics=("accuracy", "mcc"),
             load=lambda: load_encoder(tiny, offline=True),
             seed=seed,
@@ -310,19 +310,18 @@ def test_what_cannot_be_trained_is_refused(run: Run, tiny: str, tmp_path: Path) 
         raise AssertionError("no model is loaded for a task that cannot be trained")
 
     options = FinetuneOptions()
-    for level, metric, message in (("word", "accuracy", "labels words"), ("sentence", "bleu", "unknown metric 'bleu'")):
-        with pytest.raises(InputError, match=message):
-            finetune(
-                options,
-                planted(8, 4),
-                level=level,  # type: ignore[arg-type]
-                metrics=(metric,),
-                load=never,
-                seed=0,
-                out=tmp_path,
-                report=lambda _: None,
-                device="cpu",
-            )
+    with pytest.raises(InputError, match="unknown metric 'bleu'"):
+        finetune(
+            options,
+            planted(8, 4),
+            objective="classify",
+            metrics=("bleu",),
+            load=never,
+            seed=0,
+            out=tmp_path,
+            report=lambda _: None,
+            device="cpu",
+        )
 
 
 def test_loss_that_is_not_finite_is_an_error(run: Run) -> None:
@@ -340,7 +339,7 @@ def test_minilm_learns_on_cola(minilm: str, shared_data: Path, tmp_path: Path) -
     outcome = finetune(
         FinetuneOptions(epochs=1, train_items=192, dev_items=50, learning_rate=5e-5, batch_size=16),
         task_of(rows),
-        level="sentence",
+        objective="classify",
         metrics=("mcc", "accuracy"),
         load=lambda: load_encoder(minilm, offline=True),
         seed=0,

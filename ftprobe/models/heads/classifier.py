@@ -1,27 +1,22 @@
-"""Heads: what turns the last layer of an encoder into scores of labels (METHODS 1.1).
+"""The head that classifies texts and text pairs, or gives them a number (METHODS 1.1).
 
 Axes: N texts, S sub-words, D width of the encoder, K labels.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ftprobe.models.load import Encoder, quiet_transformers
+from ftprobe.models.heads.parts import groups, linear, save_encoder, save_head, set_dropout, spread_of
+from ftprobe.models.load import Encoder
 
 Pooled = Literal["cls", "mean"]
 Pooler = Literal["pretrained", "fresh", "none"]
-
-# Architectures whose encoder gives the same states for word embeddings as for word ids (a test says so for each).
-_TAKES_EMBEDDINGS = frozenset({"albert", "bert", "deberta", "deberta-v2", "distilbert", "gpt2", "roberta", "xlnet"})
-_GROUP = 8
 
 
 class Classifier(nn.Module):
@@ -54,48 +49,28 @@ class Classifier(nn.Module):
         self.encoder, self.pooled = encoder.model, pooled
         self._last, self._left = encoder.classification == "last", encoder.tokenizer.padding_side == "left"
         generator = torch.Generator().manual_seed(seed)
-        spread = float(getattr(encoder.model.config, "initializer_range", 0.02))
+        spread = spread_of(encoder)
         own = checkpoint_pooler(encoder)
         self.pooler: Pooler = "fresh" if pooler == "pretrained" and own is None else pooler
-        self.dense = None if self.pooler == "none" else _linear(encoder.dim, encoder.dim, spread, generator)
+        self.dense = None if self.pooler == "none" else linear(encoder.dim, encoder.dim, spread, generator)
         if self.dense is not None and self.pooler == "pretrained" and own is not None:
             self.dense.load_state_dict(own.state_dict())
-        self.output = _linear(encoder.dim, n_labels, spread, generator)
+        self.output = linear(encoder.dim, n_labels, spread, generator)
         self.dropout = nn.Dropout(dropout)
         set_dropout(self.encoder, dropout)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Logits (N, K) of a padded batch."""
-        h_ND = self._pooled(input_ids, attention_mask, token_type_ids)
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            inputs["token_type_ids"] = token_type_ids
+        parts = list(groups(self.encoder, inputs, grouped=self.training, left=self._left))
+        h_ND = torch.cat([self._pool(part.h_nsD, part.mask_ns) for part in parts])
+        if len(parts) > 1:
+            h_ND = h_ND[torch.cat([part.place_n for part in parts]).argsort()]
         z_ND = h_ND if self.dense is None else torch.tanh(self.dense(h_ND))
         logits_NK: Tensor = self.output(self.dropout(z_ND))
         return logits_NK
-
-    def _pooled(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
-        grouped = (
-            self.training
-            and input_ids.device.type == "cpu"
-            and len(input_ids) > _GROUP
-            and self.encoder.config.model_type in _TAKES_EMBEDDINGS
-        )
-        segments = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        if not grouped:
-            h_NSD = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **segments).last_hidden_state
-            return self._pool(h_NSD, attention_mask)
-        # A random batch is half padding. On a CPU it pays to run it as groups of like length; the words are looked
-        # up once, because each look-up costs a gradient as large as the vocabulary.
-        e_NSE = self.encoder.get_input_embeddings()(input_ids)
-        length_N = attention_mask.sum(1)
-        order_N = length_N.argsort(stable=True)
-        pooled = []
-        for part in torch.split(order_N, _GROUP):
-            kept = int(length_N[part].max())
-            cut = slice(-kept, None) if self._left else slice(kept)
-            mask = attention_mask[part, cut]
-            inputs = {name: ids[part, cut] for name, ids in segments.items()}
-            states = self.encoder(inputs_embeds=e_NSE[part, cut], attention_mask=mask, **inputs).last_hidden_state
-            pooled.append(self._pool(states, mask))
-        return torch.cat(pooled)[order_N.argsort()]
 
     def _pool(self, h_NSD: Tensor, mask_NS: Tensor) -> Tensor:
         if self.pooled == "mean":
@@ -113,16 +88,8 @@ class Classifier(nn.Module):
         own = checkpoint_pooler(encoder)
         if self.pooler == "pretrained" and self.dense is not None and own is not None:
             own.load_state_dict(self.dense.state_dict())
-        with quiet_transformers():
-            self.encoder.save_pretrained(folder)
-            encoder.tokenizer.save_pretrained(folder)
-        head = {
-            f"{name}.{key}": value.contiguous()
-            for name, module in (("dense", self.dense), ("output", self.output))
-            if module is not None
-            for key, value in module.state_dict().items()
-        }
-        save_file(head, folder / "head.safetensors", metadata={"labels": json.dumps(list(labels))})
+        save_encoder(folder, encoder)
+        save_head(folder, {"dense": self.dense, "output": self.output}, labels)
 
 
 def checkpoint_pooler(encoder: Encoder) -> nn.Linear | None:
@@ -131,21 +98,3 @@ def checkpoint_pooler(encoder: Encoder) -> nn.Linear | None:
     dense = getattr(pooler, "dense", pooler)
     fits = isinstance(dense, nn.Linear) and dense.weight.shape == (encoder.dim, encoder.dim)
     return dense if fits else None
-
-
-def set_dropout(model: nn.Module, p: float) -> None:
-    """Set every dropout of a transformer to `p`: modules, and the plain numbers that some attentions keep."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = p
-        for name in ("dropout", "attention_dropout"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, p)
-
-
-def _linear(inputs: int, outputs: int, spread: float, generator: torch.Generator) -> nn.Linear:
-    linear: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        linear.weight.normal_(0.0, spread, generator=generator)
-        linear.bias.zero_()
-    return linear

@@ -1,0 +1,10 @@
+"""Heads: what turns the last layer of an encoder into answers (METHODS 1.1); each is a module that holds the encoder.
+
+A head has the transformer as `encoder`, takes a padded batch by name and is written beside the encoder by `save_head`.
+"""
+
+from ftprobe.models.heads.classifier import Classifier as Classifier
+from ftprobe.models.heads.classifier import Pooled as Pooled
+from ftprobe.models.heads.classifier import Pooler as Pooler
+from ftprobe.models.heads.parts import save_head as save_head
+from ftprobe.models.heads.parts import set_dropout as set_dropout
