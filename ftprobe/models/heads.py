@@ -76,6 +76,7 @@ class Classifier(nn.Module):
             self.training
             and input_ids.device.type == "cpu"
             and len(input_ids) > _GROUP
+            and type(self.encoder).__module__.startswith("transformers.")
             and self.encoder.config.model_type in _TAKES_EMBEDDINGS
         )
         segments = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
