@@ -1,7 +1,8 @@
 """A checkpoint: where its files lie, what makes it the same checkpoint elsewhere, and the size of its encoder.
 
 Three forms are told apart by their spelling: `org/name` on the Hugging Face hub (pinned to a commit), a local folder,
-and `package:NAME/FOLDER` inside an installed package. Reads names, sizes and digests; never weights into memory.
+and `package:NAME/FOLDER` inside an installed package. Reads names, sizes and digests; never weights into memory, and
+runs no code.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import re
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -37,6 +39,9 @@ CONFIGURATION = (
     "vocab.json",
     "vocab.txt",
 )
+# What a checkpoint's own code may give; what else `auto_map` lists is never used.
+OWN_CLASSES = ("AutoConfig", "AutoModel")
+CLASS_IN_MODULE = re.compile(r"[^\W\d]\w*\.[^\W\d]\w*")
 # A file this fresh may change again within one tick of the clock that `mtime` is read from.
 SETTLED_S = 2.0
 
@@ -48,6 +53,8 @@ class Checkpoint(NamedTuple):
     revision: str | None
     identity: dict[str, str]
     architecture: Architecture
+    own_code: bool = False
+    """It is loaded by Python code of its own, as the study allows."""
 
 
 class CheckpointOptions(Protocol):
@@ -65,6 +72,10 @@ class CheckpointOptions(Protocol):
     def init(self) -> Literal["pretrained", "random"]:
         """Whether the weights are read at all."""
 
+    @property
+    def trust_remote_code(self) -> bool:
+        """Whether Python code that comes with it may be run."""
+
 
 def resolve(options: CheckpointOptions, *, offline: bool, place: str) -> Checkpoint:
     """Find a checkpoint and say what it is.
@@ -72,7 +83,8 @@ def resolve(options: CheckpointOptions, *, offline: bool, place: str) -> Checkpo
     Parameters
     ----------
     options : CheckpointOptions
-        Checkpoint, revision and init; with `init: random` a folder needs no weights.
+        Checkpoint, revision and init; with `init: random` a folder needs no weights. With `trust_remote_code`, code
+        that would be run is part of the identity.
     offline : bool
         Never ask the hub; the architecture then comes from the shipped table or the hub's cache.
     place : str
@@ -81,7 +93,8 @@ def resolve(options: CheckpointOptions, *, offline: bool, place: str) -> Checkpo
     Raises
     ------
     InputError
-        Missing folder, package or revision; weights that are not safetensors; a configuration that cannot be read.
+        Missing folder, package or revision; weights that are not safetensors; a configuration that cannot be read;
+        code that is needed and not trusted, or that nothing pins.
     """
     problems = spelling_problems(options.checkpoint, options.revision, place)
     if problems:
@@ -89,13 +102,67 @@ def resolve(options: CheckpointOptions, *, offline: bool, place: str) -> Checkpo
     name, where = options.checkpoint, f"{place}.checkpoint"
     if form(name) == "hub":
         revision = str(options.revision)
-        config = shipped_configs().get(name) or _hub_config(name, revision, offline=offline, place=where)
-        return Checkpoint(name, revision, {"hub": name, "revision": revision}, _architecture(config, name, where))
+        # What ships is the size alone; whether a checkpoint has code is said by its own file.
+        shipped = None if options.trust_remote_code else shipped_configs().get(name)
+        config = shipped or _hub_config(name, revision, offline=offline, place=where)
+        own = own_classes(config, {}, trusted=options.trust_remote_code, name=name, place=where)
+        identity = {"hub": name, "revision": revision, **({"code": "own"} if own else {})}
+        return Checkpoint(name, revision, identity, _architecture(config, name, where), bool(own))
     folder = _folder(name, where)
     config = _read_config(folder / "config.json", where)
+    tokenizer = folder / "tokenizer_config.json"
+    described = _read_config(tokenizer, where) if tokenizer.is_file() else {}
+    own = own_classes(config, described, trusted=options.trust_remote_code, name=str(folder), place=where)
     files = _identifying_files(folder, weights=options.init == "pretrained", place=where)
+    files += sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.py")) if own else []
     identity = {"content": content_id({file: _digest(folder / file) for file in files})}
-    return Checkpoint(str(folder), None, identity, _architecture(config, str(folder), where))
+    return Checkpoint(str(folder), None, identity, _architecture(config, str(folder), where), bool(own))
+
+
+def own_classes(
+    config: Mapping[str, object], tokenizer: Mapping[str, object], *, trusted: bool, name: str, place: str
+) -> dict[str, str]:
+    """The classes that the code of a checkpoint gives, as `module.Class` by what of transformers they stand for.
+
+    Parameters
+    ----------
+    config, tokenizer : mapping
+        Its `config.json` and `tokenizer_config.json`; the latter empty where it is not known.
+    trusted : bool
+        Whether the code may be run. If not, there is none where transformers itself has the architecture.
+    name : str
+        The checkpoint as `Checkpoint.location` has it.
+
+    Returns
+    -------
+    dict
+        Of `OWN_CLASSES`, those that are not transformers' own.
+
+    Raises
+    ------
+    InputError
+        The code is needed and not trusted, lies elsewhere, where no revision pins it, or is a tokenizer's.
+    """
+    listed = config.get("auto_map")
+    named = {kind: str(listed[kind]) for kind in OWN_CLASSES if kind in listed} if isinstance(listed, Mapping) else {}
+    own = {kind: reference.removeprefix(f"{name}--") for kind, reference in named.items()}
+    if own and not trusted:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+        if config.get("model_type") in CONFIG_MAPPING_NAMES:
+            return {}
+        what = f"{name} is loaded by Python code of its own ({', '.join(own.values())}), which is not run unasked"
+        raise InputError.one(place, what, "read that code, then write `trust_remote_code: true` there")
+    for reference in own.values():
+        if not CLASS_IN_MODULE.fullmatch(reference):
+            what = f"config.json of {name} names code outside of it, '{reference}', which nothing pins"
+            repair = "copy checkpoint and code into one folder, and write module.Class in its `auto_map`"
+            raise InputError.one(place, what, repair)
+    if own and tokenizer.get("auto_map"):
+        what = f"the tokenizer of {name} is Python code of its own; only the model's is run"
+        repair = "save it as a fast tokenizer without `auto_map` in tokenizer_config.json"
+        raise InputError.one(place, what, repair)
+    return own
 
 
 def form(checkpoint: str) -> Literal["hub", "folder", "package"]:

@@ -37,7 +37,8 @@ class Trial:
     spec : dict
         Everything that decides the result, as JSON; `id` is its hash.
     where : dict
-        Where inputs lie (`location` of a checkpoint, `offline`); not hashed.
+        Where inputs lie and how they may be read (`location` of a checkpoint, `offline`, `trust_remote_code`); not
+        hashed.
     columns : dict
         The record columns that are properties of the trial itself.
     """
@@ -215,7 +216,8 @@ class _Planner:
         return identity if state.init == "pretrained" else {**identity, "init_seed": self.study.seed}
 
     def _where(self, state: _State) -> dict[str, Any]:
-        return {"location": state.checkpoint.location, "offline": self.offline}
+        checkpoint = state.checkpoint
+        return {"location": checkpoint.location, "offline": self.offline, "trust_remote_code": checkpoint.own_code}
 
     def _finetune(self, run: FinetuneRun, base: _State, variant: str) -> _State:
         source, corpus, labels, work = self.texts[run.task]

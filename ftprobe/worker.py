@@ -161,6 +161,7 @@ def _load_arguments(model: Mapping[str, Any], where: Mapping[str, Any]) -> dict[
         "init": model["init"],
         "seed": model.get("init_seed", 0),
         "offline": where["offline"],
+        "trust_remote_code": where["trust_remote_code"],
     }
 
 
@@ -171,7 +172,8 @@ def _activations(todo: Sequence[Payload], store: Store, device: str, threads: in
     spec, where = todo[0]["spec"], todo[0]["where"]
     corpus = load_corpus(store, spec["corpus"])
     if spec["model"] is None:
-        encoder = load_encoder(str(store.fetch("finetune", spec["parents"][0])), offline=True)
+        tuned = str(store.fetch("finetune", spec["parents"][0]))
+        encoder = load_encoder(tuned, offline=True, trust_remote_code=where["trust_remote_code"])
     else:
         encoder = load_encoder(**_load_arguments(spec["model"], where))
     poolings = [Pooling(p["spec"]["level"], p["spec"]["pooling"], p["spec"]["special"]) for p in todo]

@@ -1,25 +1,38 @@
 """Encoders: a pre-trained or fine-tuned transformer with its fast tokenizer, loaded from safetensors only.
 
-No code of a checkpoint is run, no global generator is advanced, and whatever is wrong with a checkpoint is an
-`InputError` that names it.
+No code of a checkpoint is run unless the caller trusts it, no global generator is advanced, and whatever is wrong with
+a checkpoint is an `InputError` that names it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    dynamic_module_utils,
+)
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
+from ftprobe.checkpoint import own_classes
 from ftprobe.errors import InputError
 from ftprobe.hashing import derive_seed
+
+FAULTS = (OSError, ValueError, KeyError, ImportError, SafetensorError)
 
 
 class Encoder(NamedTuple):
@@ -61,6 +74,7 @@ def load_encoder(
     init: Literal["pretrained", "random"] = "pretrained",
     seed: int = 0,
     offline: bool = False,
+    trust_remote_code: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Encoder:
     """Load the encoder of a checkpoint.
@@ -76,6 +90,8 @@ def load_encoder(
         `randomized`); the weights are then not read.
     offline
         Use only what is on this machine.
+    trust_remote_code
+        Run the code that comes with the checkpoint, if its config.json names any.
 
     Returns
     -------
@@ -85,7 +101,8 @@ def load_encoder(
     Raises
     ------
     InputError
-        The checkpoint is missing, incomplete, of an unknown architecture, or has no fast tokenizer.
+        The checkpoint is missing, incomplete, of an unknown architecture, needs code that is not trusted, or has no
+        fast tokenizer.
     """
     folder = Path(location).expanduser()
     is_folder = folder.is_dir()
@@ -95,12 +112,17 @@ def load_encoder(
     elif os.sep in location and (folder.is_absolute() or location.startswith(".") or location.count("/") > 1):
         raise InputError.one(location, "no such folder", "give a folder that holds config.json, or a name on the hub")
     options = {"revision": None if is_folder else revision, "local_files_only": offline, "trust_remote_code": False}
+    # Code that is not ours may raise anything.
+    faults = (Exception,) if trust_remote_code else FAULTS
     with quiet_transformers():
         try:
-            config = AutoConfig.from_pretrained(location, **options)
-            tokenizer = AutoTokenizer.from_pretrained(location, use_fast=True, **options)
-            model = _model(location, config, init, seed, dtype, options)
-        except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+            own = _own_classes(location, options, trusted=trust_remote_code)
+            config = own.get("AutoConfig", AutoConfig).from_pretrained(location, **options)
+            tokenizer = AutoTokenizer.from_pretrained(location, use_fast=True, config=config, **options)
+            model = _model(location, config, own.get("AutoModel", AutoModel), init, seed, dtype, options)
+        except InputError:
+            raise
+        except faults as error:
             raise _unusable(location, error, offline) from error
     return _encoder(location, model, tokenizer)
 
@@ -115,8 +137,37 @@ def _check_folder(folder: Path, *, weights: bool) -> None:
         raise InputError.one(str(folder), "no tokenizer", "save it there with tokenizer.save_pretrained(folder)")
 
 
+def _own_classes(location: str, options: dict[str, Any], *, trusted: bool) -> dict[str, Any]:
+    """The classes that the checkpoint's code defines, by what of transformers they stand for.
+
+    transformers would do this by `trust_remote_code`, but then remembers a model's class by its configuration's, so
+    that of two checkpoints that differ in the model's code alone one would get the other's.
+    """
+    config, _ = PreTrainedConfig.get_config_dict(location, **options)
+    tokenizer = get_tokenizer_config(location, **options)
+    found = {}
+    for kind, reference in own_classes(config, tokenizer, trusted=trusted, name=location, place=location).items():
+        with _code_cache():
+            found[kind] = dynamic_module_utils.get_class_from_dynamic_module(reference, location, **options)
+        # `save_pretrained` then puts the code beside the weights; a class it merely imports stays as it is.
+        if found[kind].__module__.startswith("transformers_modules."):
+            found[kind].register_for_auto_class(kind)
+    return found
+
+
+@contextmanager
+def _code_cache() -> Iterator[None]:
+    """Hold transformers' cache of code: workers that copy the same files there at once would read half of one."""
+    cache = Path(dynamic_module_utils.HF_MODULES_CACHE)
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "ftprobe.lock").open("w") as lock:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _model(
-    location: str, config: Any, init: str, seed: int, dtype: torch.dtype, options: dict[str, Any]
+    location: str, config: Any, kind: Any, init: str, seed: int, dtype: torch.dtype, options: dict[str, Any]
 ) -> PreTrainedModel:
     if config.is_encoder_decoder:
         raise ValueError(f"{config.model_type} is an encoder-decoder; only encoders and decoders are supported")
@@ -124,9 +175,9 @@ def _model(
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed: that also seeds the accelerators, which fork_rng leaves alone here.
             torch.default_generator.manual_seed(derive_seed(seed, "head_init", "encoder"))
-            return AutoModel.from_config(config, dtype=dtype)
+            return AutoModel.from_config(config, dtype=dtype) if kind is AutoModel else kind(config).to(dtype)
     with torch.random.fork_rng(devices=[]):
-        model, found = AutoModel.from_pretrained(
+        model, found = kind.from_pretrained(
             location, config=config, use_safetensors=True, dtype=dtype, output_loading_info=True, **options
         )
     missing = {name for name in found["missing_keys"] if not name.startswith("pooler.")}

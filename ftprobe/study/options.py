@@ -31,6 +31,9 @@ class ModelOptions(Options):
     """The commit of a hub checkpoint (40 hexadecimal digits); required there, meaningless elsewhere."""
     init: Literal["pretrained", "random"] = "pretrained"
     """`random` draws every parameter anew by the architecture's initialiser (Merchant et al. 2020, Table 1)."""
+    trust_remote_code: bool = False
+    """Run the Python code that comes with the checkpoint and that its `auto_map` names. Without, transformers' own
+    architecture is used where it has the checkpoint's, and what needs code of its own is refused."""
 
 
 class ActivationOptions(Options):

@@ -14,7 +14,7 @@ from ftprobe.study.grid import Choice, at, axis, build, known_keys, point_of, sh
 from ftprobe.study.options import FinetuneRun, ModelOptions, ProbeRun, Resources, Stage, Study, StudyHead
 
 HEAD = tuple(StudyHead.model_fields)
-MODEL_KEYS = ("checkpoint", "revision", "init")
+MODEL_KEYS = ("checkpoint", "revision", "init", "trust_remote_code")
 KEYS = (*HEAD, "data", "models", "finetune", "probe", "resources")
 
 

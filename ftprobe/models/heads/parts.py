@@ -43,7 +43,8 @@ def groups(model: PreTrainedModel, inputs: Mapping[str, Tensor], *, grouped: boo
     ids, mask_NS = inputs["input_ids"], inputs["attention_mask"]
     segments = {name: inputs[name] for name in ("token_type_ids",) if inputs.get(name) is not None}
     small = len(ids) <= _GROUP or ids.device.type != "cpu"
-    if not grouped or small or model.config.model_type not in _TAKES_EMBEDDINGS:
+    own_code = not type(model).__module__.startswith("transformers.")
+    if not grouped or small or own_code or model.config.model_type not in _TAKES_EMBEDDINGS:
         states = model(input_ids=ids, attention_mask=mask_NS, **segments).last_hidden_state
         yield Group(torch.arange(len(ids), device=ids.device), states, mask_NS, slice(None))
         return

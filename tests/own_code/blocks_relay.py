@@ -1,0 +1,3 @@
+"""What `modeling_relay` imports: the scale of the embedding output."""
+
+SCALE = 2.0
