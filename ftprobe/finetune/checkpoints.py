@@ -1,4 +1,4 @@
-"""Checkpoints: what a run that was cut short needs to go on from the end of an epoch, kept in the store.
+"""Checkpoints: what a run that was cut short needs to go on from the update it was at, kept in the store.
 
 A checkpoint is `model.safetensors` and `trainer_state.json`, which the Trainer reads by itself, and `rest.safetensors`:
 the optimiser's moments, the generators and the answers so far as tensors, numbers as JSON in its metadata. Nothing in
@@ -23,10 +23,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ftprobe.errors import StoreError
+from ftprobe.leaving import LEAVING
 from ftprobe.store import Store
 
 EVERY_S = 10.0  # an epoch that ends sooner after the last checkpoint leaves none; to repeat it costs like a restart
 SHARE = 0.1  # of the time, at most, goes to writing checkpoints, however slow the store
+LEAVING_EVERY_S = 1.0  # and half of the time, on a machine that is about to be taken away
 MODEL, TRAINER, REST = "model.safetensors", "trainer_state.json", "rest.safetensors"
 _FORMAT = 2
 _log = logging.getLogger(__name__)
@@ -69,7 +71,11 @@ class Checkpoints:
         """Whether enough was done since the last one for another to pay."""
         return time.perf_counter() - self._ended >= max(EVERY_S, self._took_s / SHARE)
 
-    def save(self, epoch: int, write: Callable[[Path], None]) -> None:
+    def pressing(self) -> bool:
+        """Whether not even the end of the epoch should be waited for: this machine is about to be taken away."""
+        return LEAVING.is_set() and time.perf_counter() - self._ended >= max(LEAVING_EVERY_S, self._took_s)
+
+    def save(self, update: int, write: Callable[[Path], None]) -> None:
         """Publish the files that `write` puts into a folder, in place of the checkpoint before.
 
         A store that does not take them costs the checkpoint and not the run.
@@ -78,9 +84,9 @@ class Checkpoints:
         try:
             with self.store.workdir() as folder:
                 write(folder)
-                self.store.save_checkpoint(self.id, epoch, folder)
+                self.store.save_checkpoint(self.id, update, folder)
         except StoreError as error:
-            _log.warning("going on without a checkpoint of epoch %d: %s", epoch, error)
+            _log.warning("going on without a checkpoint of update %d: %s", update, error)
         self._ended = time.perf_counter()
         self._took_s = self._ended - begun
 

@@ -62,8 +62,9 @@ def finetune(
         Called after each epoch with `epoch`, `metric`, `value`: of the held-out data with `select: best_dev`, else of
         the evaluated split; not for epochs that come from a checkpoint.
     checkpoints
-        Where the run leaves its state after an epoch (not after each, see there) and goes on from what an earlier
-        attempt left: on a CPU with as many threads the outcome is the same, bit for bit. Without it nothing is kept.
+        Where the run leaves its state after an epoch (not after each, see there), or after any update on a machine
+        that is about to be taken away (`ftprobe.leaving`), and goes on from what an earlier attempt left: on a CPU with
+        as many threads the outcome is the same, bit for bit. Without it nothing is kept.
     snapshots
         States on the way, handed over as soon as they are reached.
 
@@ -72,8 +73,9 @@ def finetune(
     Outcome
         Rows of every epoch; those of the epoch that was kept have `selected` in their detail, and `collapsed` if it
         scores no better than answers that ignore the input. Predictions of the kept epoch on the evaluated split.
-        Facts: `resumed_from_epoch` counts the epochs of earlier attempts, and `earlier_attempts` says epochs, host and
-        threads of each; `train_s` is the time of all updates, theirs included.
+        Facts: `resumed_from_epoch` counts the epochs of earlier attempts, in fractions where one ended in the middle of
+        an epoch, and `earlier_attempts` says epochs, host and threads of each; `train_s` is the time of all updates,
+        theirs included.
 
     Raises
     ------

@@ -69,7 +69,7 @@ class Training(TrainerCallback):  # type: ignore[misc]
     wall_s : float
         Seconds spent on updates, over all epochs.
     attempts : list
-        Of those who trained the first epochs and were cut short: epochs, host, threads.
+        Of those who trained before and were cut short: epochs (in the middle of one, a fraction), host, threads.
     """
 
     def __init__(
@@ -92,11 +92,12 @@ class Training(TrainerCallback):  # type: ignore[misc]
         self._losses: list[tuple[Tensor, int]] = []
         self._started = 0.0
         self._checkpoint: Path | None = None
+        self._midway: Rest | None = None
 
     @property
-    def resumed_from(self) -> int:
+    def resumed_from(self) -> float:
         """Epochs that earlier attempts trained."""
-        return sum(attempt["epochs"] for attempt in self.attempts)
+        return float(sum(attempt["epochs"] for attempt in self.attempts))
 
     @contextlib.contextmanager
     def checkpoint(self, device: torch.device) -> Iterator[str | None]:
@@ -111,8 +112,8 @@ class Training(TrainerCallback):  # type: ignore[misc]
 
     def _before_snapshots(self, folder: Path) -> bool:
         """Whether no snapshot that is still wanted lies before the checkpoint; else it is dropped."""
-        *_, last = read_rest(folder).facts["epochs"]
-        if all(update > last[1] for update in self.snapshots.due):
+        reached = read_rest(folder).facts["update"]
+        if all(update > reached for update in self.snapshots.due):
             return True
         assert self.checkpoints is not None
         self.checkpoints.drop()
@@ -123,15 +124,26 @@ class Training(TrainerCallback):  # type: ignore[misc]
         if self._checkpoint is not None:
             rest = read_rest(self._checkpoint)
             restore_optimizer(kwargs["optimizer"], kwargs["lr_scheduler"], rest)
-            self._take(rest)
-            restore_generators(rest, args.device)
+            self._take(rest, args.device)
+            if self._losses:
+                self._midway = rest
+            else:
+                restore_generators(rest, args.device)
             shutil.rmtree(self._checkpoint, ignore_errors=True)
         else:
             self._snap(state)
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """In the middle of an epoch the generators go on where they were after its order has been drawn."""
+        if self._midway is not None:
+            restore_generators(self._midway, args.device)
+            self._midway = None
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Hand out the snapshots of this update."""
+        """Hand out the snapshots of this update; leave a checkpoint if this machine is about to be taken away."""
         self._snap(state)
+        if self.checkpoints is not None and len(self._losses) < self._updates_of_epoch and self.checkpoints.pressing():
+            self._save(args.device, state, kwargs)
 
     def _snap(self, state: Any) -> None:
         for index in self.snapshots.due.get(state.global_step, ()):
@@ -145,13 +157,13 @@ class Training(TrainerCallback):  # type: ignore[misc]
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock of an epoch."""
-        self._losses.clear()
         self._started = time.perf_counter()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Score the epoch, report it, and keep its weights if they are the best."""
         n_M = torch.tensor([n for _, n in self._losses])
         train_loss = float((torch.stack([loss for loss, _ in self._losses]).cpu() * n_M).sum()) / int(n_M.sum())
+        self._losses.clear()
         self.wall_s += time.perf_counter() - self._started
         number = len(self.epochs) + 1
         if not np.isfinite(train_loss):
@@ -165,9 +177,18 @@ class Training(TrainerCallback):  # type: ignore[misc]
         elif self._best is None or value > self._best[0]:
             self.kept = number - 1
             self._best = value, self._weights()
-        if self.checkpoints is not None and number < self.options.epochs and self.checkpoints.due():
-            self.checkpoints.save(number, lambda folder: self._write(folder, args.device, state, kwargs))
+        due = self.checkpoints is not None and (self.checkpoints.due() or self.checkpoints.pressing())
+        if due and number < self.options.epochs:
+            self._save(args.device, state, kwargs)
         self.report({"epoch": number, "metric": metric, "value": value})
+
+    @property
+    def _updates_of_epoch(self) -> int:
+        return -(-len(self.objective.splits["train"]) // self.options.batch_size)
+
+    def _save(self, device: torch.device, state: Any, trainer: Mapping[str, Any]) -> None:
+        assert self.checkpoints is not None
+        self.checkpoints.save(state.global_step, lambda folder: self._write(folder, device, state, trainer))
 
     def _write(self, folder: Path, device: torch.device, state: Any, trainer: Mapping[str, Any]) -> None:
         save_file(on_cpu(self.objective.head.state_dict()), folder / MODEL)
@@ -175,23 +196,26 @@ class Training(TrainerCallback):  # type: ignore[misc]
         parts = [
             optimizer_state(trainer["optimizer"], trainer["lr_scheduler"]),
             generator_states(device),
-            self._progress(),
+            self._progress(state.global_step),
         ]
         tensors = {name: tensor for part in parts for name, tensor in part.tensors.items()}
         write_rest(folder, Rest(tensors, {key: fact for part in parts for key, fact in part.facts.items()}), device)
 
-    def _progress(self) -> Rest:
-        """Epochs, answers, and the best weights where they are not those of the epoch that just ended."""
+    def _progress(self, update: int) -> Rest:
+        """Epochs, answers, losses of the one that runs, and the best weights where they are not the present ones."""
         tensors = {
             f"answers.{epoch.number}.{split}.{name}": torch.from_numpy(array_N)
             for epoch in self.epochs
             for split, answers in epoch.answers.items()
             for name, array_N in answers.items()
         }
-        if self._best is not None and self.kept + 1 < len(self.epochs):
+        running = bool(self._losses)
+        if running:
+            tensors["losses"] = torch.stack([loss for loss, _ in self._losses])
+        if self._best is not None and (running or self.kept + 1 < len(self.epochs)):
             tensors |= {f"best.{name}": tensor for name, tensor in self._best[1].items()}
         own = {
-            "epochs": len(self.epochs) - self.resumed_from,
+            "epochs": update / self._updates_of_epoch - self.resumed_from,
             "host": socket.gethostname(),
             "threads": torch.get_num_threads(),
         }
@@ -201,14 +225,18 @@ class Training(TrainerCallback):  # type: ignore[misc]
             ],
             "kept": self.kept,
             "best": None if self._best is None else self._best[0],
-            "wall_s": self.wall_s,
+            "update": update,
+            "counts": [n for _, n in self._losses],
+            "wall_s": self.wall_s + (time.perf_counter() - self._started if running else 0.0),
             "attempts": [*self.attempts, own],
         }
         return Rest(tensors, facts)
 
-    def _take(self, rest: Rest) -> None:
+    def _take(self, rest: Rest, device: torch.device) -> None:
         """Put back what `_progress` gave."""
         facts = rest.facts
+        if "losses" in rest.tensors:
+            self._losses = list(zip(rest.tensors["losses"].to(device), facts["counts"], strict=True))
         for number, update, loss, names in facts["epochs"]:
             answers: dict[str, dict[str, Any]] = {}
             for split, name in names:

@@ -127,7 +127,9 @@ class _LowRank(nn.Module):
 def _adapt_tensors(encoder: Encoder, rank: int, alpha: float, dropout: float) -> list[tuple[Tensor, Tensor]]:
     # PEFT takes a tensor of three axes for a stack of experts and would adapt each of the D slices of XLNet's by itself.
     if dropout:
-        raise InputError.one("lora", "XLNet's projections are bare tensors, so dropout has no place", "set dropout to 0")
+        raise InputError.one(
+            "lora", "XLNet's projections are bare tensors, so dropout has no place", "set dropout to 0"
+        )
     pairs = []
     for module in [block.rel_attn for block in encoder.model.layer]:
         for leaf in ("q", "v"):

@@ -6,7 +6,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from ftprobe.errors import StoreError
 from ftprobe.finetune import Checkpoints, checkpoints, finetune
+from ftprobe.leaving import LEAVING
 from ftprobe.measurement import Outcome
 from ftprobe.models.load import load_encoder
 from ftprobe.store import Store
@@ -26,7 +27,7 @@ from ftprobe.study import FinetuneOptions
 from ftprobe.tasks.types import Corpus, LabelSet, Sentence, TaskData
 
 ID = "f" * 32
-EPOCHS = 4
+EPOCHS, UPDATES = 4, 3  # and updates an epoch
 Run = Callable[..., Outcome]
 
 
@@ -117,6 +118,10 @@ def same(one: Outcome, other: Outcome, *folders: Path) -> None:
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
+def named(epoch: int) -> str:
+    return f"{epoch * UPDATES:08d}"
+
+
 def kept(root: Path) -> list[str]:
     return sorted(path.name for path in (root / "checkpoints" / ID).glob("*"))
 
@@ -130,7 +135,7 @@ def test_a_run_that_was_cut_ends_as_an_undisturbed_one(
     whole = run("whole", **options)
     with pytest.raises(Cut):
         run("lost", opened(kind, tmp_path / "store"), cut=cut, **options)
-    assert kept(tmp_path / "store") == [f"{cut:08d}"]
+    assert kept(tmp_path / "store") == [named(cut)]
     seen: list[int] = []
     resumed = run("resumed", opened(kind, tmp_path / "store"), seen=seen, **options)
     assert seen == list(range(cut + 1, EPOCHS + 1))
@@ -155,6 +160,57 @@ def test_a_run_cut_again_and_again_moves_on_by_an_epoch_each_time(run: Run, tmp_
     assert isinstance(attempts, list)
     assert [attempt["epochs"] for attempt in attempts] == [1] * (EPOCHS - 1)
     assert {attempt["threads"] for attempt in attempts} == {torch.get_num_threads()}
+
+
+@pytest.fixture
+def notice(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The cloud has said that it takes this machine away."""
+    monkeypatch.setattr(checkpoints, "LEAVING_EVERY_S", 0.0)
+    LEAVING.set()
+    yield
+    LEAVING.clear()
+
+
+@pytest.mark.parametrize("options", [{}, {"select": "best_dev", "schedule": "constant"}], ids=["last", "best_dev"])
+@pytest.mark.parametrize("update", [1, 5, 10])
+def test_a_machine_about_to_go_leaves_a_checkpoint_in_the_middle_of_an_epoch(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notice: None, options: dict[str, Any], update: int
+) -> None:
+    whole, save = run("whole", **options), Checkpoints.save
+
+    def then_lost(self: Checkpoints, at: int, write: Callable[[Path], None]) -> None:
+        save(self, at, write)
+        self._took_s = 0.0  # a store so fast that every update has its checkpoint
+        if at == update:
+            raise Cut
+
+    with monkeypatch.context() as doomed:
+        doomed.setattr(Checkpoints, "save", then_lost)
+        with pytest.raises(Cut):
+            run("lost", Store.open(tmp_path / "store"), **options)
+    assert kept(tmp_path / "store") == [f"{update:08d}"]
+    seen: list[int] = []
+    resumed = run("resumed", Store.open(tmp_path / "store"), seen=seen, **options)
+    assert seen == list(range(update // UPDATES + 1, EPOCHS + 1))
+    same(whole, resumed, tmp_path / "whole", tmp_path / "resumed")
+    assert resumed.facts["resumed_from_epoch"] == pytest.approx(update / UPDATES)
+    train_s = resumed.facts["train_s"]
+    assert isinstance(train_s, float)
+    assert 0 < train_s < 60
+
+
+def test_without_a_notice_no_checkpoint_is_written_in_the_middle_of_an_epoch(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved, save = [], Checkpoints.save
+
+    def noted(self: Checkpoints, at: int, write: Callable[[Path], None]) -> None:
+        saved.append(at)
+        save(self, at, write)
+
+    monkeypatch.setattr(Checkpoints, "save", noted)
+    run("whole", Store.open(tmp_path / "store"))
+    assert saved == [UPDATES * epoch for epoch in range(1, EPOCHS)]
 
 
 def test_another_machine_goes_on_from_a_remote_store(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,23 +251,23 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     store, place = Store.open(tmp_path / "store"), tmp_path / "store" / "checkpoints" / ID
     with pytest.raises(Cut):
         run("lost", store, cut=1)
-    (place / f"{1:08d}").rename(tmp_path / "first")
+    (place / named(1)).rename(tmp_path / "first")
     with pytest.raises(Cut):
         run("lost", store, cut=2)
-    (tmp_path / "first").rename(place / f"{1:08d}")
-    damage(place / f"{2:08d}" / file)
+    (tmp_path / "first").rename(place / named(1))
+    damage(place / named(2) / file)
     seen: list[int] = []
     with pytest.raises(Cut):
         run("lost", store, cut=3, seen=seen)
     assert seen == [2, 3]
-    assert kept(tmp_path / "store") == [f"{3:08d}"]
+    assert kept(tmp_path / "store") == [named(3)]
 
 
 def test_without_an_intact_checkpoint_a_run_starts_anew(run: Run, tmp_path: Path) -> None:
     whole, store = run("whole"), Store.open(tmp_path / "store")
     with pytest.raises(Cut):
         run("lost", store, cut=3)
-    flip(tmp_path / "store" / "checkpoints" / ID / f"{3:08d}" / "model.safetensors")
+    flip(tmp_path / "store" / "checkpoints" / ID / named(3) / "model.safetensors")
     seen: list[int] = []
     resumed = run("resumed", store, seen=seen)
     assert seen == list(range(1, EPOCHS + 1))
@@ -227,13 +283,13 @@ def test_a_checkpoint_of_another_torch_is_dropped(run: Run, tmp_path: Path, monk
     seen: list[int] = []
     run("resumed", store, seen=seen)
     assert seen == list(range(1, EPOCHS + 1))
-    assert kept(tmp_path / "store") == [f"{EPOCHS - 1:08d}"]
+    assert kept(tmp_path / "store") == [named(EPOCHS - 1)]
 
 
 def test_a_checkpoint_holds_no_pickle(run: Run, tmp_path: Path) -> None:
     with pytest.raises(Cut):
         run("lost", Store.open(tmp_path / "store"), cut=2, select="best_dev")
-    folder = tmp_path / "store" / "checkpoints" / ID / f"{2:08d}"
+    folder = tmp_path / "store" / "checkpoints" / ID / named(2)
     names = {path.name for path in folder.iterdir()}
     assert names == {"manifest.json", "model.safetensors", "rest.safetensors", "trainer_state.json"}
     for name in names:
@@ -265,7 +321,7 @@ def test_two_runs_of_one_trial_do_each_other_no_harm(run: Run, tmp_path: Path, k
     with pytest.raises(Cut):
         run("slow", opened(kind, root), cut=2, seen=seen, meanwhile=overtaken)
     assert seen == [1, 2]
-    assert kept(root) == [f"{2:08d}", f"{3:08d}"]
+    assert kept(root) == [named(2), named(3)]
     outcomes.append(run("third", opened(kind, root)))
     assert [outcome.facts["resumed_from_epoch"] for outcome in outcomes] == [1, 3]
     for outcome, folder in zip(outcomes, ("fast", "third"), strict=True):
