@@ -42,7 +42,9 @@ def blocks(encoder: Encoder) -> nn.ModuleList:
         list of modules with as many entries as the configuration has layers.
     """
     if _shares_blocks(encoder):
-        what = f"the blocks of {_family(encoder)} are one set of parameters that is repeated, so there is no list of them"
+        what = (
+            f"the blocks of {_family(encoder)} are one set of parameters that is repeated, so there is no list of them"
+        )
         raise InputError.one("blocks", what)
     found = encoder.model.get_submodule(_path(encoder))
     assert isinstance(found, nn.ModuleList)
@@ -289,7 +291,7 @@ def _path(encoder: Encoder) -> str:
         found = f"{len(outer)} lists of {encoder.n_layers} modules ({', '.join(outer)})" if outer else "no list"
         what = f"cannot tell the blocks of {_family(encoder)}: {found} for {encoder.n_layers} layers"
         raise InputError.one("blocks", what, "probe it as it is, or use an architecture with one list of blocks")
-    return outer[0]
+    return str(outer[0])
 
 
 def _part(encoder: Encoder, path: str, name: str) -> int:
@@ -336,7 +338,9 @@ def _check(encoder: Encoder, place: str, k: int, lowest: int, highest: int) -> N
 
 def _refuse_between(encoder: Encoder, place: str, k: int) -> None:
     if _shares_blocks(encoder) and k not in (0, encoder.n_layers):
-        what = f"all blocks of {_family(encoder)} are one set of parameters, so {k} of {encoder.n_layers} has no meaning"
+        what = (
+            f"all blocks of {_family(encoder)} are one set of parameters, so {k} of {encoder.n_layers} has no meaning"
+        )
         raise InputError.one(place, what, f"give 0 or {encoder.n_layers}")
 
 
