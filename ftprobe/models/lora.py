@@ -50,11 +50,13 @@ def add_lora(encoder: Encoder, *, rank: int, alpha: float, dropout: float, seed:
         No query and value projections are found, or there is a dropout for XLNet, whose projections are bare tensors
         and no modules with an input.
     """
-    encoder.model.requires_grad_(False)
+    own = list(encoder.model.parameters())
     if encoder.model.config.model_type == "xlnet":
         pairs = _adapt_tensors(encoder, rank, alpha, dropout)
     else:
         pairs = _adapt_modules(encoder, rank, alpha, dropout)
+    for parameter in own:
+        parameter.requires_grad_(False)
     generator = torch.Generator().manual_seed(derive_seed(seed, "head_init", "lora"))
     with torch.no_grad():
         for a_RD, b_ER in pairs:
@@ -62,6 +64,7 @@ def add_lora(encoder: Encoder, *, rank: int, alpha: float, dropout: float, seed:
             b_ER.zero_()
 
 
+@torch.no_grad()
 def merge_lora(encoder: Encoder) -> Encoder:
     """A plain encoder with W + (alpha / r) B A in the place of W, of the class and tensor names from before `add_lora`.
 
@@ -97,6 +100,9 @@ def _adapt_modules(encoder: Encoder, rank: int, alpha: float, dropout: float) ->
         inject_adapter_in_model(config, encoder.model, adapter_name=_ADAPTER)
     layers = [encoder.model.get_submodule(name) for name in names]
     assert all(isinstance(layer, LoraLayer) for layer in layers)
+    for layer in layers:
+        # A new layer is in training mode, and its dropout would act at once.
+        layer.train(encoder.model.training)
     return [(layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight) for layer in layers]
 
 
@@ -125,12 +131,12 @@ class _LowRank(nn.Module):
 
 
 def _adapt_tensors(encoder: Encoder, rank: int, alpha: float, dropout: float) -> list[tuple[Tensor, Tensor]]:
-    # PEFT takes a tensor of three axes for a stack of experts and would adapt each of the D slices of XLNet's by itself.
+    # PEFT takes a tensor of three axes for a stack of experts: it would adapt each of XLNet's D slices by itself.
     if dropout:
         raise InputError.one(
             "lora", "XLNet's projections are bare tensors, so dropout has no place", "set dropout to 0"
         )
-    pairs = []
+    pairs: list[tuple[Tensor, Tensor]] = []
     for module in [block.rel_attn for block in encoder.model.layer]:
         for leaf in ("q", "v"):
             update = _LowRank(getattr(module, leaf), rank, alpha / rank)

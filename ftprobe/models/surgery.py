@@ -291,7 +291,7 @@ def _path(encoder: Encoder) -> str:
         found = f"{len(outer)} lists of {encoder.n_layers} modules ({', '.join(outer)})" if outer else "no list"
         what = f"cannot tell the blocks of {_family(encoder)}: {found} for {encoder.n_layers} layers"
         raise InputError.one("blocks", what, "probe it as it is, or use an architecture with one list of blocks")
-    return outer[0]
+    return str(outer[0])
 
 
 def _part(encoder: Encoder, path: str, name: str) -> int:
