@@ -16,7 +16,10 @@ from ftprobe.shards import expected_bytes
 from ftprobe.study import ActivationOptions, FinetuneOptions
 
 # Before any trial has run: a few CPU cores. GFLOP/s reached, not peak.
-DEFAULT_SPEED = {"finetune": 4.0e10, "activations": 4.0e10, "probe": 2.0e10}
+DEFAULT_SPEED = {
+    **dict.fromkeys(("pretrain", "finetune", "activations", "compare"), 4.0e10),
+    "probe": 2.0e10,
+}
 MANIFESTS_READ = 200  # the latest of each stage are enough for a median
 CHARACTERS_PER_TOKEN = 4.0
 TOKENS_PER_SENTENCE = 24.0
@@ -70,6 +73,26 @@ def finetune_cost(architecture: Architecture, work: Workload, options: FinetuneO
     flops = _forward(architecture) * (3 * trained + scored)
     weights = 4 * architecture.parameters
     return Cost(flops, trained + scored, weights, weights=weights)
+
+
+def snapshot_cost(architecture: Architecture) -> Cost:
+    """A state that a run passes anyway; bytes = float32 weights."""
+    return Cost(0.0, 0.0, 4 * architecture.parameters, weights=4 * architecture.parameters)
+
+
+def pretrain_cost(architecture: Architecture, options: Mapping[str, Any]) -> Cost:
+    """Training of a masked language model; bytes = float32 weights."""
+    tokens = float(options["updates"] * options["batch_size"] * options["block"])
+    weights = 4 * architecture.parameters
+    decoder = 2.0 * architecture.dim * architecture.vocab
+    return Cost(3 * tokens * (_forward(architecture) + decoder), tokens, weights, weights=weights)
+
+
+def compare_cost(architecture: Architecture, work: Workload, split: str, items: int | None) -> Cost:
+    """A forward pass of two states; its artifact is a table."""
+    n = sum(work.sentences.values()) if split == "all" else work.sentences.get(split, 0)
+    tokens = min(n, items or n) * work.tokens_per_sentence
+    return Cost(2 * _forward(architecture) * tokens, 2 * tokens, 40_000, weights=8 * architecture.parameters)
 
 
 def activation_cost(architecture: Architecture, work: Workload, options: ActivationOptions, level: str) -> Cost:

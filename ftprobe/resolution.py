@@ -8,9 +8,12 @@ from typing import NamedTuple
 from ftprobe.checkpoint import Checkpoint, resolve
 from ftprobe.corpora import corpus_id, counts, labels_id, prepare
 from ftprobe.cost import Workload
+from ftprobe.depth import depth, variant_problems
 from ftprobe.errors import InputError, Problem
+from ftprobe.pretrain.options import architecture_of
 from ftprobe.store import Store
 from ftprobe.study import FinetuneRun, ProbeRun, Study
+from ftprobe.study.checks import text_reference
 from ftprobe.tasks import TaskSource, locate
 
 
@@ -46,6 +49,9 @@ def resolve_study(study: Study, store: Store, *, data_dir: str | None, offline: 
     problems: list[Problem] = []
     checkpoints: dict[str, Checkpoint] = {}
     for alias, model in study.models.items():
+        if model.pretrain is not None:
+            checkpoints[alias] = Checkpoint("", None, {}, architecture_of(model.pretrain))
+            continue
         try:
             checkpoints[alias] = resolve(model, offline=offline, place=f"models.{alias}")
         except InputError as error:
@@ -67,8 +73,13 @@ def resolve_study(study: Study, store: Store, *, data_dir: str | None, offline: 
 
 
 def _references(study: Study) -> list[tuple[str, str]]:
+    """Every text that the study names, each with the first place that names it."""
     runs: list[FinetuneRun | ProbeRun] = [*study.finetune, *study.probe]
-    return list({run.task: (f"{run.place}.task", run.task) for run in reversed(runs)}.values())
+    named = [(f"{run.place}.task", run.task) for run in runs]
+    named += [(f"{run.place}.corpus", run.corpus) for run in study.compare]
+    pretrain = ((alias, model.pretrain) for alias, model in study.models.items())
+    named += [(f"models.{a}.pretrain.text", text_reference(p.text)) for a, p in pretrain if p is not None]
+    return list({task: (place, task) for place, task in reversed(named)}.values())
 
 
 def _read(sources: dict[str, TaskSource], store: Store) -> None:
@@ -83,17 +94,23 @@ def _text(source: TaskSource, store: Store) -> Text:
 
 
 def _problems(study: Study, checkpoints: dict[str, Checkpoint]) -> Iterator[Problem]:
-    """Whether each model takes the lengths and has the layers that are asked of it."""
+    """Whether each model takes the lengths, has the layers, and can be cut as is asked of it."""
+    depths: dict[str, set[tuple[str, int]]] = {}
     for run in study.finetune:
         if run.model in checkpoints:
             yield from _too_long(run.place, run.options.max_length, run.model, checkpoints[run.model])
-    tuned = {(run.model, run.task) for run in study.finetune}
+            yield from variant_problems(run, checkpoints[run.model].architecture)
+            layers = depth(run.options, run.edit, checkpoints[run.model].architecture.n_layers)
+            depths.setdefault(run.model, set()).add((run.task, layers))
     for probe in study.probe:
         for alias, checkpoint in checkpoints.items():
-            states = any(model == alias and probe.finetune_task in (None, task) for model, task in tuned)
-            if probe.model in (None, alias) and (probe.on == "pretrained" or states):
+            if probe.model not in (None, alias):
+                continue
+            own = [n for task, n in depths.get(alias, ()) if probe.finetune_task in (None, task)]
+            read = [checkpoint.architecture.n_layers] if probe.on == "pretrained" else own
+            if read:
                 yield from _too_long(probe.place, probe.activation.max_length, alias, checkpoint)
-                yield from _too_deep(probe, alias, checkpoint)
+                yield from _too_deep(probe, alias, min(read))
 
 
 def _too_long(place: str, length: int, alias: str, checkpoint: Checkpoint) -> Iterator[Problem]:
@@ -106,8 +123,7 @@ def _too_long(place: str, length: int, alias: str, checkpoint: Checkpoint) -> It
         )
 
 
-def _too_deep(run: ProbeRun, alias: str, checkpoint: Checkpoint) -> Iterator[Problem]:
-    n_layers = checkpoint.architecture.n_layers
+def _too_deep(run: ProbeRun, alias: str, n_layers: int) -> Iterator[Problem]:
     if run.layers != "all" and max(run.layers) > n_layers:
         yield Problem(
             f"{run.place}.layers",

@@ -14,7 +14,7 @@ from ftprobe.planner import STAGES, Plan, Stage
 from ftprobe.schedule import Loads
 from ftprobe.study import Resources, Study
 
-GPUS: Mapping[Stage, float] = {"finetune": 1.0, "activations": 1.0, "probe": 0.25}
+GPUS: Mapping[Stage, float] = {"pretrain": 1.0, "finetune": 1.0, "activations": 1.0, "probe": 0.25, "compare": 1.0}
 AHEAD = 16  # packs of a stage that wait for a worker: enough to keep workers busy, few enough to keep the order
 AHEAD_OF_NODES = 64  # where an autoscaler starts nodes for what waits
 
@@ -98,7 +98,7 @@ def memory_problems(plan: Plan, shares: Mapping[Stage, Share], device_bytes: flo
         held to its share while it runs.
     """
     problems = []
-    copies_of: Mapping[Stage, int] = {"finetune": 4, "activations": 1}
+    copies_of: Mapping[Stage, int] = {"pretrain": 4, "finetune": 4, "activations": 1, "compare": 1}
     for stage, copies in copies_of.items():
         share = shares[stage]
         if not 0 < share.gpu < 1:

@@ -28,8 +28,9 @@ from ftprobe.measurement import Measurement, Outcome
 from ftprobe.probe_inputs import probe_data
 from ftprobe.probes import PROBES, ProbeData
 from ftprobe.rows import write_part, write_predictions
+from ftprobe.states import load_state, moment_of, states_of
 from ftprobe.store import Store
-from ftprobe.tasks.sampling import sample
+from ftprobe.tasks.sampling import sample, sample_split
 from ftprobe.tasks.types import TaskData
 
 Report = Callable[[dict[str, object]], None]
@@ -118,64 +119,100 @@ def _keep(store: Store, payloads: Sequence[Payload], result: Mapping[str, Any], 
             store.clear_failure(payload["id"])
 
 
-def _finetune(todo: Sequence[Payload], store: Store, device: str, threads: int, report: Report) -> dict[str, Any]:
-    from ftprobe.finetune import Checkpoints, finetune
-    from ftprobe.models.load import load_encoder
-    from ftprobe.study import FinetuneOptions
+def _pretrain(todo: Sequence[Payload], store: Store, device: str, threads: int, report: Report) -> dict[str, Any]:
+    from ftprobe.finetune import Checkpoints
+    from ftprobe.pretrain.options import PretrainOptions
+    from ftprobe.pretrain.run import pretrain
 
     (payload,) = todo
-    spec, where = payload["spec"], payload["where"]
+    spec = payload["spec"]
+    sentences = load_corpus(store, spec["corpus"]).sentences
+    with _publishing(payload, store, device, threads) as (folder, done):
+        outcome = pretrain(
+            PretrainOptions.model_validate(spec["options"]),
+            [sentence.text for sentence in sentences if sentence.split == "train"],
+            seed=derive_seed(spec["study_seed"], "pretrain", spec["seed"]),
+            out=folder,
+            report=_in_use(folder, report),
+            device=device,
+            checkpoints=Checkpoints(store, payload["id"]),
+        )
+        done(outcome)
+    _drop_checkpoints(store, payload["id"])
+    return {"metric": "mlm_ppl", "value": [m.value for m in outcome.measurements if m.metric == "mlm_ppl"][-1]}
+
+
+def _finetune(todo: Sequence[Payload], store: Store, device: str, threads: int, report: Report) -> dict[str, Any]:
+    """One run, and those of its snapshots that are missing: each is published as soon as it is reached."""
+    from ftprobe.finetune import Checkpoints, Wanted, finetune
+    from ftprobe.study import FinetuneOptions
+
+    whole = [payload for payload in todo if "snapshot" not in payload["spec"]]
+    snapshots = [payload for payload in todo if "snapshot" in payload["spec"]]
+    payload = (whole or snapshots)[0]
+    spec = payload["spec"]
     task = TaskData(load_corpus(store, spec["corpus"]), load_labels(store, spec["labels"]))
     last: dict[str, object] = {}
 
     def reported(metrics: dict[str, object]) -> None:
         last.update(metrics)
         report(metrics)
-        with contextlib.suppress(OSError):
-            os.utime(folder)  # nothing is written there before the end: other machines see that it is in use
 
-    with _publishing(payload, store, device, threads) as (folder, done):
+    def keep(index: int, write: Callable[[Path], None], outcome: Outcome) -> None:
+        with _publishing(snapshots[index], store, device, threads) as (folder, done):
+            write(folder)
+            done(outcome)
+
+    with _publishing(payload, store, device, threads) if whole else _discarding(store) as (folder, done):
         outcome = finetune(
             FinetuneOptions.model_validate(spec["options"]),
             task,
-            objective="classify",
+            objective=spec.get("objective", "classify"),
             metrics=tuple(spec["metrics"]),
-            load=lambda: load_encoder(**_load_arguments(spec["model"], where)),
+            positive=spec.get("positive"),
+            load=lambda: load_state(store, payload),
             seed=derive_seed(spec["study_seed"], "finetune", spec["seed"]),
             out=folder,
-            report=reported,
+            report=_in_use(folder, reported),
             device=device,
             checkpoints=Checkpoints(store, payload["id"]),
+            snapshots=Wanted([each["spec"]["snapshot"] for each in snapshots], keep),
         )
         done(outcome)
-    with contextlib.suppress(StoreError):  # the artifact is there; `ftprobe gc` finds what stays behind
-        store.drop_checkpoints(payload["id"])
+    _drop_checkpoints(store, payload["id"])
     truncated = cast("Mapping[str, int]", outcome.facts["truncated"])
     return {**last, "n_truncated": sum(truncated.values())}
 
 
-def _load_arguments(model: Mapping[str, Any], where: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "location": where["location"],
-        "revision": model.get("revision"),
-        "init": model["init"],
-        "seed": model.get("init_seed", 0),
-        "offline": where["offline"],
-        "trust_remote_code": where["trust_remote_code"],
-    }
+def _in_use(folder: Path, report: Report) -> Report:
+    """Reports that show other machines that a scratch folder is in use: nothing is written there before the end."""
+
+    def reported(metrics: dict[str, object]) -> None:
+        report(metrics)
+        with contextlib.suppress(OSError):
+            os.utime(folder)
+
+    return reported
+
+
+def _drop_checkpoints(store: Store, id: str) -> None:
+    with contextlib.suppress(StoreError):  # the artifact is there; `ftprobe gc` finds what stays behind
+        store.drop_checkpoints(id)
+
+
+@contextlib.contextmanager
+def _discarding(store: Store) -> Iterator[tuple[Path, Callable[[Outcome], None]]]:
+    """A scratch folder for a state that the store has already."""
+    with store.workdir() as folder:
+        yield folder, lambda outcome: None
 
 
 def _activations(todo: Sequence[Payload], store: Store, device: str, threads: int, report: Report) -> dict[str, Any]:
     from ftprobe.activations.extract import extract
-    from ftprobe.models.load import load_encoder
 
-    spec, where = todo[0]["spec"], todo[0]["where"]
+    spec = todo[0]["spec"]
     corpus = load_corpus(store, spec["corpus"])
-    if spec["model"] is None:
-        tuned = str(store.fetch("finetune", spec["parents"][0]))
-        encoder = load_encoder(tuned, offline=True, trust_remote_code=where["trust_remote_code"])
-    else:
-        encoder = load_encoder(**_load_arguments(spec["model"], where))
+    encoder = load_state(store, todo[0])
     poolings = [Pooling(p["spec"]["level"], p["spec"]["pooling"], p["spec"]["special"]) for p in todo]
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(_publishing(p, store, device, threads)) for p in todo]
@@ -193,6 +230,30 @@ def _activations(todo: Sequence[Payload], store: Store, device: str, threads: in
         for (_, done), outcome in zip(opened, outcomes, strict=True):
             done(outcome)
     return dict(outcomes[0].facts)
+
+
+def _compare(todo: Sequence[Payload], store: Store, device: str, threads: int, report: Report) -> dict[str, Any]:
+    """One measure of one state, beside its pre-trained one."""
+    from ftprobe.compare import COMPARISONS
+
+    (payload,) = todo
+    spec = payload["spec"]
+    comparison = COMPARISONS[spec["kind"]]
+    corpus = load_corpus(store, spec["corpus"])
+    rows = sample_split(corpus, spec["split"], spec["items"])
+    with _publishing(payload, store, device, threads) as (_, done):
+        outcome = _function(comparison.runner)(
+            comparison.Options.model_validate(spec["options"]),
+            corpus,
+            rows,
+            states_of(store, payload, masked_lm=comparison.reads == "masked_lm"),
+            seed=derive_seed(spec["study_seed"], "compare", spec["seed"]),
+            device=device,
+            threads=threads,
+            report=report,
+        )
+        done(outcome)
+    return {"metric": outcome.measurements[0].metric, "value": outcome.measurements[0].value}
 
 
 def _probe(payload: Payload, store: Store, inputs: Inputs, device: str, threads: int, report: Report) -> dict[str, Any]:
@@ -231,7 +292,7 @@ def _function(name: str) -> Callable[..., Outcome]:
     return found
 
 
-_STAGES = {"finetune": _finetune, "activations": _activations}
+_STAGES = {"pretrain": _pretrain, "finetune": _finetune, "activations": _activations, "compare": _compare}
 
 
 @contextlib.contextmanager
@@ -245,12 +306,13 @@ def _publishing(
         yield folder, outcomes.append
         (outcome,) = outcomes
         common = {k: v for k, v in payload["columns"].items() if v is not None}
-        write_part(folder, _named(outcome.measurements, payload["spec"].get("model")), common)
+        moment = moment_of(store, payload)
+        write_part(folder, _named(outcome.measurements, payload["spec"].get("model")), {**common, **moment})
         if outcome.predictions:
             write_predictions(folder, outcome.predictions)
         if outcome.arrays:
             np.savez_compressed(folder / "arrays.npz", allow_pickle=False, **outcome.arrays)
-        facts = {**outcome.facts, "planned_flops": payload["flops"]}
+        facts = {**outcome.facts, "planned_flops": payload["flops"], **({"moment": moment} if moment else {})}
         manifest = describe(
             trial={key: payload[key] for key in ("id", "name", "stage", "spec", "parents")},
             started=started,

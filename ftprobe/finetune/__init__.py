@@ -6,4 +6,5 @@ generators are left as they were.
 """
 
 from ftprobe.finetune.checkpoints import Checkpoints as Checkpoints
+from ftprobe.finetune.run import Wanted as Wanted
 from ftprobe.finetune.run import finetune as finetune

@@ -30,13 +30,12 @@ class Classification:
 
     def __init__(
         self,
-        encoder: Encoder,
         head: Classifier,
         splits: Mapping[str, Texts],
         labels: tuple[str, ...],
         metrics: tuple[str, ...],
     ) -> None:
-        self.encoder, self.head, self.splits = encoder, head, splits
+        self.head, self.splits = head, splits
         self.labels, self.metrics = labels, metrics
         self.facts: dict[str, object] = {"pooler": head.pooler}
 
@@ -80,9 +79,9 @@ class Classification:
             ),
         )
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, encoder: Encoder) -> None:
         """See `Classifier.save`."""
-        self.head.save(folder, self.encoder, self.labels)
+        self.head.save(folder, encoder, self.labels)
 
 
 def check(task: TaskData, rows: Rows, metrics: tuple[str, ...]) -> None:
@@ -115,4 +114,4 @@ def make(
         dropout=options.dropout,
         seed=derive_seed(seed, "head_init"),
     )
-    return Classification(encoder, head, splits, labels, metrics)
+    return Classification(head, splits, labels, metrics)

@@ -91,7 +91,7 @@ class Objective(Protocol):
     def predictions(self, answers: Answers) -> tuple[Predictions, ...]:
         """The answers on `test`, item by item."""
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, encoder: Encoder) -> None:
         """Write the encoder as `load_encoder` reads it, and head.safetensors."""
 
 

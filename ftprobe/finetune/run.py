@@ -15,7 +15,9 @@ from ftprobe.finetune.checkpoints import Checkpoints
 from ftprobe.finetune.examples import choose
 from ftprobe.finetune.objective import module_of
 from ftprobe.finetune.training import Epoch, Report, Snapshots, Training, train, updates_of
+from ftprobe.finetune.variant import plain, prepared, restrict
 from ftprobe.measurement import Measurement, Outcome
+from ftprobe.models.heads.parts import save_encoder
 from ftprobe.models.load import Encoder, quiet_transformers
 from ftprobe.study import FinetuneOptions
 from ftprobe.tasks.types import TaskData
@@ -37,6 +39,7 @@ def finetune(
     *,
     objective: str,
     metrics: tuple[str, ...],
+    positive: str | None = None,
     load: Callable[[], Encoder],
     seed: int,
     out: Path,
@@ -53,6 +56,8 @@ def finetune(
         One of `OBJECTIVES`: what the head learns.
     metrics
         The objective's; the first selects, is reported, and decides `collapsed`.
+    positive
+        The label whose F1 is the metric `f1`; the mean over labels without.
     seed
         Gives the seeds of the head, the order of examples and dropout. Which texts are sampled or held out does not
         depend on it.
@@ -87,13 +92,23 @@ def finetune(
     module = module_of(objective)
     rows = choose(task, options)
     module.check(task, rows, metrics)
+    own = {} if positive is None else {"positive": positive}
     with quiet_transformers(), _own_generators():
-        made = module.make(task, rows, load(), options, metrics=metrics, seed=seed)
+        encoder = prepared(load(), options, seed=seed)
+        made = module.make(task, rows, encoder, options, metrics=metrics, seed=seed, **own)
+        restrict(encoder, options, seed=seed)
         updates = updates_of(options, len(made.splits["train"]))
         due = _due(snapshots, updates, options.epochs)
-        training = Training(made, options, report, checkpoints, due)
+        training = Training(
+            made,
+            options,
+            report,
+            checkpoints,
+            due,
+            write_state=lambda folder: save_encoder(folder, plain(encoder, options)),
+        )
         train(training, options, seed=seed, out=out, device=device)
-        made.save(out)
+        made.save(out, plain(encoder, options))
     return _outcome(training)
 
 

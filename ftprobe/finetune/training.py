@@ -79,11 +79,11 @@ class Training(TrainerCallback):  # type: ignore[misc]
         report: Report,
         checkpoints: Checkpoints | None = None,
         snapshots: Snapshots = NO_SNAPSHOTS,
-        write_state: Callable[[Path], None] | None = None,
+        write_state: Callable[[Path], None] = lambda folder: None,
     ) -> None:
         self.objective, self.options, self.report = objective, options, report
         self.checkpoints, self.snapshots = checkpoints, snapshots
-        self.write_state = write_state or objective.save
+        self.write_state = write_state
         self.epochs: list[Epoch] = []
         self.kept = 0
         self.wall_s = 0.0

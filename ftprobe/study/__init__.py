@@ -8,6 +8,7 @@ from ftprobe.study.finetuning import Edit as Edit
 from ftprobe.study.finetuning import FinetuneOptions as FinetuneOptions
 from ftprobe.study.finetuning import Snapshots as Snapshots
 from ftprobe.study.options import ActivationOptions as ActivationOptions
+from ftprobe.study.options import CompareRun as CompareRun
 from ftprobe.study.options import FinetuneRun as FinetuneRun
 from ftprobe.study.options import ModelOptions as ModelOptions
 from ftprobe.study.options import ProbeRun as ProbeRun

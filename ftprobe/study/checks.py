@@ -11,7 +11,7 @@ from ftprobe import probes, tasks
 from ftprobe.errors import Problem
 from ftprobe.study.finetuning import ONLY_FOR
 from ftprobe.study.grid import Choice, Point, at, shown, unknown
-from ftprobe.study.options import FinetuneRun, ProbeRun
+from ftprobe.study.options import CompareRun, FinetuneRun, ProbeRun
 
 _WORDS, _SENTENCES = ("mean", "first", "last"), ("cls", "mean")
 POOLINGS = {"sentence": _SENTENCES, "pair": _SENTENCES, "word": _WORDS, "word_pair": _WORDS}
@@ -64,6 +64,27 @@ def probe_problems(point: Point, models: Collection[str], kinds: Sequence[tuple[
     return problems
 
 
+def compare_problems(point: Point, models: Collection[str]) -> list[Problem]:
+    """Whether the model is one of the study's and the text one that is known."""
+    problems = _model_problems(point, models)
+    corpus = point.get("corpus")
+    if corpus is not None and isinstance(corpus.value, str):
+        problems += task_problems(Choice(text_reference(corpus.value), corpus.place))
+    return problems
+
+
+def text_reference(corpus: str) -> str:
+    """The task reference that stands for the text of a corpus: any task on it, else plain text.
+
+    >>> text_reference("cola"), text_reference("ud_ewt"), text_reference("bigram_shift@ud_ewt")
+    ('cola', 'dep@ud_ewt', 'bigram_shift@ud_ewt')
+    """
+    if "@" in corpus or corpus in tasks.TASKS:
+        return corpus
+    on_it = sorted(tasks.CORPORA.get(corpus, ("text",)))
+    return f"{'text' if 'text' in on_it else on_it[0]}@{corpus}"
+
+
 def task_problems(task: Choice | None) -> list[Problem]:
     """Whether a task reference (`NAME` or `NAME@CORPUS`) names a known task."""
     if task is None or not isinstance(task.value, str):
@@ -79,10 +100,10 @@ def corpus_problems(data: Collection[str], references: Collection[str]) -> list[
     return [unknown("corpus", name, at("data", name), known) for name in data if name not in known]
 
 
-def unread_states(probe: Sequence[ProbeRun], finetune: Sequence[FinetuneRun]) -> list[Problem]:
-    """Probes of fine-tuned states that no `finetune` entry makes."""
+def unread_states(reading: Sequence[ProbeRun | CompareRun], finetune: Sequence[FinetuneRun]) -> list[Problem]:
+    """Probes and measures of fine-tuned states that no `finetune` entry makes."""
     problems = []
-    for run in probe:
+    for run in reading:
         if run.on == "finetuned" and not any(map(run.reads, finetune)):
             state = " ".join(filter(None, [run.model or "any model", f"tuned on {run.finetune_task or 'any task'}"]))
             problems.append(Problem(run.place, f"no `finetune` entry makes the state it reads ({state})"))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
 from ftprobe import probes
 from ftprobe.checkpoint import known_architecture
+from ftprobe.compare import COMPARISONS
 from ftprobe.errors import Problem
-from ftprobe.study.checks import finetune_problems, head_pooling, probe_problems
+from ftprobe.study.checks import compare_problems, finetune_problems, head_pooling, probe_problems, text_reference
 from ftprobe.study.finetuning import Edit, FinetuneOptions
 from ftprobe.study.grid import (
     Choice,
@@ -27,6 +28,8 @@ from ftprobe.study.grid import (
 )
 from ftprobe.study.options import (
     ActivationOptions,
+    CompareEntry,
+    CompareRun,
     FinetuneEntry,
     FinetuneRun,
     ModelOptions,
@@ -42,6 +45,18 @@ class _Family(NamedTuple):
     kind: str
     options: BaseModel
     place: str
+
+
+class _Kinds(NamedTuple):
+    """What a key of an entry chooses from: its noun, the options of each kind, and an example."""
+
+    noun: str
+    options: Mapping[str, Any]
+    example: str
+
+
+_PROBES = _Kinds("probe", probes.PROBES, "write `probe: {kind: linear}`")
+_MEASURES = _Kinds("measure", COMPARISONS, "write `measure: {kind: attention}`")
 
 
 def finetune_runs(entry: dict[str, object], place: str, models: Models, problems: list[Problem]) -> list[FinetuneRun]:
@@ -73,7 +88,7 @@ def probe_runs(
 ) -> list[ProbeRun]:
     """The runs of one `probe` entry, the probe's own options varying fastest; `states` is the default of `on`."""
     types = field_types(ProbeEntry)
-    families = _families(entry.get("probe"), at(place, "probe"), problems)
+    families = _families(entry.get("probe"), at(place, "probe"), _PROBES, problems)
     entry = {"on": list(states), **known_keys(entry, {**types, "probe": object}, place, problems)}
     entry.pop("probe", None)
     if entry["on"] in ("pretrained", ["pretrained"]) and "finetune_task" in entry:
@@ -88,6 +103,28 @@ def probe_runs(
         if built.on == "pretrained":
             built = built.model_copy(update={"finetune_task": None})
         runs[built] = [_probe_run(built, family, place) for family in families]
+    return [run for group in runs.values() for run in group]
+
+
+def compare_runs(
+    entry: dict[str, object], place: str, models: Models, states: Sequence[str], problems: list[Problem]
+) -> list[CompareRun]:
+    """The runs of one `compare` entry, the measure's own options varying fastest; `states` is the default of `on`."""
+    types = field_types(CompareEntry)
+    families = _families(entry.get("measure"), at(place, "measure"), _MEASURES, problems)
+    entry = {"on": list(states), **known_keys(entry, {**types, "measure": object}, place, problems)}
+    entry.pop("measure", None)
+    runs: dict[CompareEntry, list[CompareRun]] = {}
+    for point in _points(entry, place, types, problems):
+        found = compare_problems(point, models)
+        built = build(CompareEntry, point, place)
+        if isinstance(built, list) or found:
+            problems += [*found, *(built if isinstance(built, list) else [])]
+            continue
+        if built.on == "pretrained":
+            built = built.model_copy(update={"finetune_task": None})
+        values = {**built.model_dump(), "corpus": text_reference(built.corpus), "place": place}
+        runs[built] = [CompareRun(kind=family.kind, options=family.options, **values) for family in families]
     return [run for group in runs.values() for run in group]
 
 
@@ -107,20 +144,20 @@ def _probe_run(entry: ProbeEntry, family: _Family, place: str) -> ProbeRun:
     )
 
 
-def _families(value: object, place: str, problems: list[Problem]) -> list[_Family]:
-    """The probes of a `probe` key: one mapping with a kind, or an axis of such mappings, each a grid itself."""
+def _families(value: object, place: str, kinds: _Kinds, problems: list[Problem]) -> list[_Family]:
+    """The values of a key that takes mappings with a kind: one, or an axis of them, each a grid itself."""
     families: list[_Family] = []
     for choice in _choices(value, place, problems):
         if not isinstance(choice.value, Mapping) or "kind" not in choice.value:
             written = "missing" if choice.value is None else f"{shown(choice.value)} is not a mapping with a `kind`"
-            problems.append(Problem(choice.place, written, "write `probe: {kind: linear}`"))
+            problems.append(Problem(choice.place, written, kinds.example))
             continue
         options = {str(key): option for key, option in choice.value.items() if key != "kind"}
         for kind in _choices(choice.value["kind"], at(choice.place, "kind"), problems):
-            if not isinstance(kind.value, str) or kind.value not in probes.PROBES:
-                problems.append(unknown("kind of probe", kind.value, kind.place, probes.PROBES))
+            if not isinstance(kind.value, str) or kind.value not in kinds.options:
+                problems.append(unknown(f"kind of {kinds.noun}", kind.value, kind.place, kinds.options))
                 continue
-            model = probes.PROBES[kind.value].Options
+            model = kinds.options[kind.value].Options
             for point in _points(options, choice.place, field_types(model), problems):
                 built = build(model, point, choice.place)
                 if isinstance(built, list):

@@ -11,22 +11,37 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, Field, field_validator
 
+from ftprobe.pretrain.options import PretrainOptions
 from ftprobe.study.finetuning import Edit, FinetuneOptions, Snapshots
-from ftprobe.study.values import Count, Name, Options, Positive, Share
+from ftprobe.study.values import Count, Index, Name, Options, Positive, Share
 
-Stage = Literal["finetune", "activations", "probe"]
+Stage = Literal["pretrain", "finetune", "activations", "probe", "compare"]
 State = Literal["pretrained", "finetuned"]
 Layers = Literal["all"] | tuple[int, ...]
 Tracker = Literal["tensorboard", "mlflow", "wandb"]
 
 
+class Pretrain(PretrainOptions):
+    """A masked language model that the study itself trains from nothing."""
+
+    text: str
+    """The corpus whose train split it reads, as a comparison names one: `wikitext2`, `upos@ud_ewt`."""
+    seed: Index = 0
+
+    def training(self) -> PretrainOptions:
+        """The options of the training itself."""
+        return PretrainOptions(**{name: getattr(self, name) for name in PretrainOptions.model_fields})
+
+
 class ModelOptions(Options):
-    """One pre-trained checkpoint and the name the study calls it by."""
+    """One pre-trained checkpoint, or a model that the study pre-trains, and the name the study calls it by."""
 
     alias: Name
     """The study's own name of the model; it stands in records and tables."""
-    checkpoint: Annotated[str, Field(min_length=1)]
+    checkpoint: str = ""
     """`org/name` on the Hugging Face hub, a local folder, or `package:NAME/FOLDER` inside an installed package."""
+    pretrain: Pretrain | None = None
+    """In place of a checkpoint: how the study makes one."""
     revision: str | None = None
     """The commit of a hub checkpoint (40 hexadecimal digits); required there, meaningless elsewhere."""
     init: Literal["pretrained", "random"] = "pretrained"
@@ -79,6 +94,22 @@ class ProbeEntry(ActivationOptions):
         if layers != "all" and (not layers or min(layers) < 0):
             raise ValueError("layers are counted from 0, the embedding output")
         return "all" if layers == "all" else tuple(sorted(set(layers)))
+
+
+class CompareEntry(Options):
+    """One point of a `compare` entry, its measure's own options apart."""
+
+    corpus: str
+    """The text: a corpus (`wikitext2`, `cola`) or a task on one (`bigram_shift@ud_ewt`)."""
+    on: State
+    model: str | None = None
+    finetune_task: str | None = None
+    split: Literal["train", "dev", "test", "all"] = "test"
+    items: Count | None = None
+    """At most so many texts of the split, sampled once; as many as the measure takes when null."""
+    domain: Literal["in", "out"] | None = None
+    """What the text is to the states that are measured, for tables (Merchant et al. 2020, section 6)."""
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 class FinetuneEntry(FinetuneOptions, Edit):
@@ -142,6 +173,28 @@ class ProbeRun:
 
 
 @dataclass(frozen=True)
+class CompareRun:
+    """One measure on one text, to be taken of the pre-trained or of the matching fine-tuned states."""
+
+    on: State
+    model: str | None
+    finetune_task: str | None
+    corpus: str
+    """A task reference whose text it is."""
+    split: str
+    items: int | None
+    domain: str | None
+    kind: str
+    options: BaseModel
+    seed: int
+    place: str
+
+    def reads(self, run: FinetuneRun) -> bool:
+        """Whether this measure is taken of the state that `run` makes."""
+        return self.on == "finetuned" and self.model in (None, run.model) and self.finetune_task in (None, run.task)
+
+
+@dataclass(frozen=True)
 class Study:
     """Everything one study file asks for, in file order."""
 
@@ -149,6 +202,7 @@ class Study:
     models: dict[str, ModelOptions]
     finetune: tuple[FinetuneRun, ...]
     probe: tuple[ProbeRun, ...]
+    compare: tuple[CompareRun, ...] = ()
     report: str | None = None
     """Name of the report that goes with the study."""
     paper: str | None = None

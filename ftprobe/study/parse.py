@@ -8,14 +8,14 @@ from typing import NamedTuple, get_args
 
 from ftprobe.checkpoint import form, spelling_problems
 from ftprobe.errors import InputError, Problem
-from ftprobe.study.checks import corpus_problems, unread_states
-from ftprobe.study.entries import finetune_runs, probe_runs
+from ftprobe.study.checks import corpus_problems, task_problems, text_reference, unread_states
+from ftprobe.study.entries import compare_runs, finetune_runs, probe_runs
 from ftprobe.study.grid import Choice, at, axis, build, known_keys, point_of, shown, unknown
-from ftprobe.study.options import FinetuneRun, ModelOptions, ProbeRun, Resources, Stage, Study, StudyHead
+from ftprobe.study.options import CompareRun, FinetuneRun, ModelOptions, ProbeRun, Resources, Stage, Study, StudyHead
 
 HEAD = tuple(StudyHead.model_fields)
-MODEL_KEYS = ("checkpoint", "revision", "init", "trust_remote_code")
-KEYS = (*HEAD, "data", "models", "finetune", "probe", "resources")
+MODEL_KEYS = tuple(name for name in ModelOptions.model_fields if name != "alias")
+KEYS = (*HEAD, "data", "models", "finetune", "probe", "compare", "resources")
 
 
 def parse_study(document: Mapping[str, object], *, path: Path | None = None) -> Study:
@@ -41,8 +41,8 @@ def parse_study(document: Mapping[str, object], *, path: Path | None = None) -> 
     resources = _resources(document, problems)
     runs = _runs(document, models, problems)
     problems += corpus_problems(data, _references(document))
-    if not (document.get("finetune") or document.get("probe")):
-        problems.append(Problem("probe", "the study asks for nothing", "add `finetune` or `probe` entries"))
+    if not any(document.get(key) for key in ("finetune", "probe", "compare")):
+        problems.append(Problem("probe", "the study asks for nothing", "add `finetune`, `probe` or `compare` entries"))
     if isinstance(head, list):
         raise InputError([*head, *problems])
     if problems:
@@ -53,6 +53,7 @@ def parse_study(document: Mapping[str, object], *, path: Path | None = None) -> 
 class _Runs(NamedTuple):
     finetune: tuple[FinetuneRun, ...]
     probe: tuple[ProbeRun, ...]
+    compare: tuple[CompareRun, ...]
 
 
 def _runs(document: Mapping[str, object], models: Mapping[str, ModelOptions], problems: list[Problem]) -> _Runs:
@@ -65,9 +66,12 @@ def _runs(document: Mapping[str, object], models: Mapping[str, ModelOptions], pr
     probe: list[ProbeRun] = []
     for entry, place in _entries(document, "probe", problems):
         probe += probe_runs(entry, place, models, states, problems)
+    compare: list[CompareRun] = []
+    for entry, place in _entries(document, "compare", problems):
+        compare += compare_runs(entry, place, models, states, problems)
     if all_known:
-        problems += unread_states(probe, finetune)
-    return _Runs(tuple(finetune), tuple(probe))
+        problems += unread_states([*probe, *compare], finetune)
+    return _Runs(tuple(finetune), tuple(probe), tuple(compare))
 
 
 def _models(document: Mapping[str, object], path: Path | None, problems: list[Problem]) -> dict[str, ModelOptions]:
@@ -77,13 +81,16 @@ def _models(document: Mapping[str, object], path: Path | None, problems: list[Pr
     models: dict[str, ModelOptions] = {}
     for alias, entry in _mapping(document, "models", problems).items():
         place = at("models", alias)
-        models[alias] = ModelOptions.model_construct(alias=alias, checkpoint="")
+        models[alias] = ModelOptions(alias="unknown")
         if not isinstance(entry, Mapping):
             problems.append(Problem(place, f"{shown(entry)} is not a mapping", "write {checkpoint: ...}"))
             continue
         given = known_keys(entry, MODEL_KEYS, place, problems)
         built = build(ModelOptions, {**point_of(given, place), "alias": Choice(alias, place)}, place)
         problems += built if isinstance(built, list) else []
+        if ("pretrain" in given) == ("checkpoint" in given):
+            problems.append(Problem(place, "says neither or both of `checkpoint` and `pretrain`", "give one of them"))
+        problems += _pretraining(given, place)
         checkpoint, revision = given.get("checkpoint"), given.get("revision")
         if isinstance(checkpoint, str) and isinstance(revision, str | None):
             located = _located_checkpoint(checkpoint, revision, path)
@@ -91,6 +98,19 @@ def _models(document: Mapping[str, object], path: Path | None, problems: list[Pr
             if isinstance(built, ModelOptions):
                 models[alias] = built.model_copy(update={"checkpoint": located})
     return models
+
+
+def _pretraining(given: Mapping[str, object], place: str) -> list[Problem]:
+    """Whether the text of a model that is to be pre-trained is known, and nothing is said of a checkpoint beside it."""
+    pretrain = given.get("pretrain")
+    if not isinstance(pretrain, Mapping):
+        return []
+    beside = [key for key in ("revision", "init", "trust_remote_code") if key in given]
+    problems = [Problem(at(place, key), "belongs to a checkpoint", "leave it out") for key in beside]
+    if isinstance(pretrain.get("text"), str):
+        choice = Choice(text_reference(pretrain["text"]), at(place, "pretrain.text"))
+        problems += task_problems(choice)
+    return problems
 
 
 def _located_checkpoint(checkpoint: str, revision: str | None, path: Path | None) -> str:
@@ -149,9 +169,15 @@ def _mapping(document: Mapping[str, object], key: str, problems: list[Problem]) 
 
 
 def _references(document: Mapping[str, object]) -> list[str]:
-    """Every task the entries name, right or wrong."""
-    entries = [entry for key in ("finetune", "probe") for entry, _ in _entries(document, key, [])]
-    return [str(choice.value) for entry in entries for choice in axis(entry.get("task"), "")]
+    """Every task and text the document names, right or wrong."""
+    keys = (("finetune", "task"), ("probe", "task"), ("compare", "corpus"))
+    named = [entry.get(name) for key, name in keys for entry, _ in _entries(document, key, [])]
+    models = document.get("models")
+    options = models.values() if isinstance(models, Mapping) else ()
+    pretrained = [model.get("pretrain") for model in options if isinstance(model, Mapping)]
+    named += [pretrain.get("text") for pretrain in pretrained if isinstance(pretrain, Mapping)]
+    values = [str(choice.value) for value in named for choice in axis(value, "")]
+    return [value if "@" in value else text_reference(value) for value in values]
 
 
 def _entries(

@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
+from ftprobe.errors import InputError
 from ftprobe.hashing import canonical, derive_seed
 from ftprobe.tasks.types import Corpus, LabelSet
 
@@ -34,6 +35,23 @@ def sample(corpus: Corpus, caps: Mapping[str, int | None], seed: int = 0) -> tup
             indices = sorted(indices, key=lambda i: _rank(seed, corpus.sentences[i].id))[:cap]
         kept.extend(indices)
     return tuple(sorted(kept))
+
+
+def sample_split(corpus: Corpus, split: str, items: int | None, seed: int = 0) -> tuple[int, ...]:
+    """Sentence indices of one split of `corpus` (`all`: of every split), at most `items`, in corpus order.
+
+    Raises
+    ------
+    InputError
+        The corpus has no such split.
+    """
+    indices = [i for i, sentence in enumerate(corpus.sentences) if split in ("all", sentence.split)]
+    if not indices:
+        there = ", ".join(sorted({sentence.split for sentence in corpus.sentences}))
+        raise InputError.one(corpus.name, f"there is no split '{split}'", f"it has: {there}")
+    if items is not None and items < len(indices):
+        indices = sorted(indices, key=lambda i: _rank(seed, corpus.sentences[i].id))[:items]
+    return tuple(sorted(indices))
 
 
 def hold_out(task_labels: LabelSet, corpus: Corpus, share: float = 0.1, seed: int = 0) -> tuple[int, ...]:
