@@ -111,7 +111,7 @@ def resolve(options: CheckpointOptions, *, offline: bool, place: str) -> Checkpo
     folder = _folder(name, where)
     config = _read_config(folder / "config.json", where)
     tokenizer = folder / "tokenizer_config.json"
-    described = _read_config(tokenizer, where) if tokenizer.is_file() else {}
+    described = _read_config(tokenizer, where) if options.trust_remote_code and tokenizer.is_file() else {}
     own = own_classes(config, described, trusted=options.trust_remote_code, name=str(folder), place=where)
     files = _identifying_files(folder, weights=options.init == "pretrained", place=where)
     files += sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.py")) if own else []

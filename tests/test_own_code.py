@@ -172,14 +172,15 @@ def test_where_transformers_has_the_architecture_its_code_is_the_default(
 ) -> None:
     both = shutil.copytree(minilm, tmp_path / "both")
     (both / "modeling_louder.py").write_text(
-        "from transformers import BertModel\n\n\n"
+        "from transformers import BertConfig, BertModel\n\n\n"
         "class LouderModel(BertModel):\n"
         "    def forward(self, input_ids, attention_mask):\n"
         "        found = super().forward(input_ids, attention_mask)\n"
         "        found.last_hidden_state = 2 * found.last_hidden_state\n"
         "        return found\n"
     )
-    mapped(both, auto_map={"AutoModel": "modeling_louder.LouderModel", "AutoModelForMaskedLM": "absent.Absent"})
+    own_map = {"AutoConfig": "modeling_louder.BertConfig", "AutoModel": "modeling_louder.LouderModel"}
+    mapped(both, auto_map={**own_map, "AutoModelForMaskedLM": "absent.Absent"})
     options = {"alias": "m", "checkpoint": str(both)}
     plain = resolve(ModelOptions(**options), offline=True, place="models.m")
     own = resolve(ModelOptions(**options, trust_remote_code=True), offline=True, place="models.m")
@@ -194,7 +195,10 @@ def test_where_transformers_has_the_architecture_its_code_is_the_default(
     ids = torch.arange(36).reshape(9, 4)
     assert head.train()(ids, torch.ones_like(ids)).shape == (9, 2)
     # And it is not what plain BERT is from now on.
-    assert type(load_encoder(minilm, offline=True).model).__name__ == "BertModel"
+    bert = load_encoder(minilm, offline=True).model
+    bert.save_pretrained(tmp_path / "plain")
+    assert type(bert).__name__ == "BertModel"
+    assert not list((tmp_path / "plain").glob("*.py"))
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,9 @@ class RelayModel(PreTrainedModel):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, output_hidden_states: bool = False) -> BaseModelOutput:
-        states = SCALE * self.words(input_ids) + self.positions(torch.arange(input_ids.shape[1]))
+        states = SCALE * self.words(input_ids) + self.positions(
+            torch.arange(input_ids.shape[1], device=input_ids.device)
+        )
         every = [states]
         for block in self.blocks:
             states = block(states, src_key_padding_mask=attention_mask == 0)
