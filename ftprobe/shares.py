@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ftprobe.errors import InputError, Problem
-from ftprobe.planner import STAGES, Plan, Stage
+from ftprobe.planner import Plan, Stage
 from ftprobe.schedule import Loads
 from ftprobe.study import Resources, Study
 
@@ -100,8 +100,8 @@ def memory_problems(plan: Plan, shares: Mapping[Stage, Share], device_bytes: flo
     problems = []
     copies_of: Mapping[Stage, int] = {"pretrain": 4, "finetune": 4, "activations": 1, "compare": 1}
     for stage, copies in copies_of.items():
-        share = shares[stage]
-        if not 0 < share.gpu < 1:
+        share = shares.get(stage)
+        if share is None or not 0 < share.gpu < 1:
             continue
         weights = max((t.cost.weights for t in plan.missing() if t.stage == stage), default=0)
         if copies * weights > share.gpu * device_bytes:
@@ -142,10 +142,10 @@ class Admission:
             return False
         if queued[stage] >= (AHEAD_OF_NODES if self.autoscaled else AHEAD):
             return False
-        on_gpu = [s for s in STAGES if self.shares[s].gpu]
+        on_gpu = [s for s in self.shares if self.shares[s].gpu]
         if stage in on_gpu or not any(out[s] + loads.left[s] for s in on_gpu):
             return True
-        beside = sum(out[s] for s in STAGES if s not in on_gpu)
+        beside = sum(out[s] for s in self.shares if s not in on_gpu)
         idle = self._gpu_places() - sum(out[s] - queued[s] for s in on_gpu)
         starved = idle > 0 and any(queued[s] for s in on_gpu)
         return beside < self._places_beside(stage) or (self.autoscaled and not starved)

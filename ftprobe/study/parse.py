@@ -88,8 +88,8 @@ def _models(document: Mapping[str, object], path: Path | None, problems: list[Pr
         given = known_keys(entry, MODEL_KEYS, place, problems)
         built = build(ModelOptions, {**point_of(given, place), "alias": Choice(alias, place)}, place)
         problems += built if isinstance(built, list) else []
-        if ("pretrain" in given) == ("checkpoint" in given):
-            problems.append(Problem(place, "says neither or both of `checkpoint` and `pretrain`", "give one of them"))
+        if "pretrain" not in given and "checkpoint" not in given:
+            problems.append(Problem(at(place, "checkpoint"), "missing", "say which checkpoint"))
         problems += _pretraining(given, place)
         checkpoint, revision = given.get("checkpoint"), given.get("revision")
         if isinstance(checkpoint, str) and isinstance(revision, str | None):
@@ -105,8 +105,8 @@ def _pretraining(given: Mapping[str, object], place: str) -> list[Problem]:
     pretrain = given.get("pretrain")
     if not isinstance(pretrain, Mapping):
         return []
-    beside = [key for key in ("revision", "init", "trust_remote_code") if key in given]
-    problems = [Problem(at(place, key), "belongs to a checkpoint", "leave it out") for key in beside]
+    beside = [key for key in ("checkpoint", "revision", "init", "trust_remote_code") if key in given]
+    problems = [Problem(at(place, key), "does not go with `pretrain`", "leave it out") for key in beside]
     if isinstance(pretrain.get("text"), str):
         choice = Choice(text_reference(pretrain["text"]), at(place, "pretrain.text"))
         problems += task_problems(choice)
