@@ -240,7 +240,7 @@ MISTAKES: list[tuple[dict[str, object], tuple[str, str, str]]] = [
         (
             "finetune[0].task[1]",
             "task 'upos@ud_ewt' labels words",
-            "fine-tuning takes tasks over sentences or pairs",
+            "fine-tuning takes classes of sentences or pairs",
         ),
     ),
     (

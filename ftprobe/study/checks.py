@@ -14,33 +14,41 @@ from ftprobe.study.options import FinetuneRun, ProbeRun
 
 _WORDS, _SENTENCES = ("mean", "first", "last"), ("cls", "mean")
 POOLINGS = {"sentence": _SENTENCES, "pair": _SENTENCES, "word": _WORDS, "word_pair": _WORDS}
-NOUNS = {"sentence": "sentences", "pair": "sentence pairs", "word": "words", "word_pair": "pairs of words"}
+NOUNS = {
+    "sentence": "sentences",
+    "pair": "sentence pairs",
+    "word": "words",
+    "word_pair": "pairs of words",
+    "question": "questions about passages",
+    "tree": "the words of trees",
+    "text": "nothing",
+}
 
 
 def finetune_problems(point: Point, models: Collection[str]) -> list[Problem]:
     """Whether the model is one of the study's and the task one that models can be fine-tuned on."""
     problems = [*_model_problems(point, models), *task_problems(point.get("task"))]
-    level = _level(point)
-    if level in ("word", "word_pair"):
-        what = f"task {shown(point['task'].value)} labels {NOUNS[level]}"
-        problems.append(Problem(point["task"].place, what, "fine-tuning takes tasks over sentences or pairs"))
+    task = _task(point)
+    if task is not None and task.objective != "classify":
+        what = f"task {shown(point['task'].value)} labels {_labels(task)}"
+        problems.append(Problem(point["task"].place, what, "fine-tuning takes classes of sentences or pairs"))
     return problems
 
 
 def probe_problems(point: Point, models: Collection[str], kinds: Sequence[tuple[str, str]]) -> list[Problem]:
     """Whether names are known, and pooling and probe (`kinds`: kind and place) fit the level of the task."""
     problems = [*_model_problems(point, models), *task_problems(point.get("task"))]
-    level = _level(point)
-    if level is None:
+    task = _task(point)
+    if task is None:
         return problems
-    task = shown(point["task"].value)
-    if "pooling" in point and point["pooling"].value not in POOLINGS[level]:
-        what = f"pooling {shown(point['pooling'].value)} does not fit task {task}, which labels {NOUNS[level]}"
-        problems.append(Problem(point["pooling"].place, what, f"one of: {', '.join(POOLINGS[level])}"))
+    named = f"task {shown(point['task'].value)}, which labels {_labels(task)}"
+    poolings = POOLINGS.get(task.level)
+    if poolings and "pooling" in point and point["pooling"].value not in poolings:
+        what = f"pooling {shown(point['pooling'].value)} does not fit {named}"
+        problems.append(Problem(point["pooling"].place, what, f"one of: {', '.join(poolings)}"))
     for kind, place in kinds:
-        if level not in probes.PROBES[kind].levels:
-            what = f"a {kind} probe does not fit task {task}, which labels {NOUNS[level]}"
-            problems.append(Problem(place, what))
+        if task.level not in probes.PROBES[kind].levels or not task.classes:
+            problems.append(Problem(place, f"a {kind} probe does not fit {named}"))
     return problems
 
 
@@ -55,7 +63,8 @@ def task_problems(task: Choice | None) -> list[Problem]:
 def corpus_problems(data: Collection[str], references: Collection[str]) -> list[Problem]:
     """Whether each key of `data` is a corpus that a task has by default or that a reference names after its `@`."""
     # One folder may hold all of SentEval's sets.
-    known = {"senteval", *tasks.CORPORA, *(reference.partition("@")[2] for reference in references)} - {""}
+    named = (name for reference in references for name in reference.partition("@")[2].split("+"))
+    known = {"senteval", *tasks.CORPORA, *named} - {""}
     return [unknown("corpus", name, at("data", name), known) for name in data if name not in known]
 
 
@@ -76,8 +85,12 @@ def _model_problems(point: Point, models: Collection[str]) -> list[Problem]:
     return [unknown("model", model.value, model.place, list(models))]
 
 
-def _level(point: Mapping[str, Choice]) -> str | None:
-    """The level of the point's task; None when the task is missing or unknown."""
+def _task(point: Mapping[str, Choice]) -> tasks.Task | None:
+    """The point's task; None when it is missing or unknown."""
     task = point.get("task")
     name = str(task.value).partition("@")[0] if task else ""
-    return tasks.TASKS[name].level if name in tasks.TASKS else None
+    return tasks.TASKS.get(name)
+
+
+def _labels(task: tasks.Task) -> str:
+    return NOUNS[task.level] + (" with numbers" if task.objective == "regress" else "")
