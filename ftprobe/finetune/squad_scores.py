@@ -1,7 +1,8 @@
 """Exact match and F1 of answers, as the official scripts of SQuAD 1.1 and 2.0 compute them.
 
 Rajpurkar et al. 2016 and 2018, evaluate-v1.1.py and evaluate-v2.0.py. The two differ where an answer has no word
-left after normalisation ("the", "?"): the script of 1.1 gives such a pair F1 0, that of 2.0 compares them, leaves such gold answers out, and takes "" as the gold answer where none is left.
+left after normalisation ("the", "?"): the script of 1.1 gives such a pair F1 0, that of 2.0 compares them, leaves such
+gold answers out, and takes "" as the gold answer where none is left.
 """
 
 from __future__ import annotations
