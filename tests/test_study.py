@@ -244,6 +244,30 @@ MISTAKES: list[tuple[dict[str, object], tuple[str, str, str]]] = [
         ),
     ),
     (
+        {"finetune": [{"task": "text"}]},
+        ("finetune[0].task", "task 'text' labels nothing", "fine-tuning takes classes of sentences or pairs"),
+    ),
+    (
+        {"probe": [{"task": "squad@a+b", "probe": LINEAR}]},
+        (
+            "probe[0].probe",
+            "a linear probe does not fit task 'squad@a+b', which labels questions about passages",
+            "",
+        ),
+    ),
+    (
+        {"probe": [{"task": "ud_parsing", "pooling": "first", "probe": LINEAR}]},
+        ("probe[0].probe", "a linear probe does not fit task 'ud_parsing', which labels the words of trees", ""),
+    ),
+    (
+        {"probe": [{"task": "stsb", "probe": LINEAR}]},
+        (
+            "probe[0].probe",
+            "a linear probe does not fit task 'stsb', which labels sentence pairs with numbers",
+            "",
+        ),
+    ),
+    (
         {"finetune": [{"task": "cola", "model": ["bert", "bart"]}]},
         ("finetune[0].model[1]", "unknown model 'bart'", "did you mean 'bert'?"),
     ),

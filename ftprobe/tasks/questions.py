@@ -17,6 +17,7 @@ T = TypeVar("T")
 Role = Split | Literal["all"]
 Files = tuple[tuple[Role, Path], ...]
 NAMES: dict[str, Split] = {"train": "train", "dev": "dev", "valid": "dev", "validation": "dev", "test": "test"}
+ORDER: tuple[Split, ...] = ("train", "dev", "test")
 _NAMED = re.compile(rf"(?:^|[-_.])({'|'.join(NAMES)})(?=[-_.]|$)")
 
 
@@ -57,11 +58,12 @@ def split_files(path: Path, suffixes: Sequence[str]) -> Files:
     if not any(split == "train" for split, _ in named):
         raise InputError.one(str(path), f"no train split (found {', '.join(f.name for f in present)})", expected)
     tested = any(split == "test" for split, _ in named)
-    files: list[tuple[Role, Path]] = []
-    for split, file in named:
-        if split is not None:
-            files.append(("test" if split == "dev" and not tested else split, file))
-    return tuple(files)
+    return tuple(
+        ("test" if split == "dev" and not tested else split, file)
+        for split in ORDER
+        for own, file in named
+        if own == split
+    )
 
 
 def _split(file: Path) -> Split | None:

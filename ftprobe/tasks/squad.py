@@ -37,8 +37,8 @@ SUFFIXES = (".json", ".jsonl", ".jsonl.gz")
 NEAR = 32
 """An answer that does not stand at its offset is looked for this many characters around it."""
 HOME = "https://rajpurkar.github.io/SQuAD-explorer"
-MOVED = "the answer stood within 32 characters of its offset, once"
-LOST = "no answer stands at its offset, nor once within 32 characters of it"
+MOVED = "an answer did not stand at its offset; it was moved to where it stands once nearby, or left out beside others"
+LOST = "no answer stands at its offset, nor once nearby"
 Answers = list[tuple[int, str]]
 
 

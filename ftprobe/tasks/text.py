@@ -15,7 +15,7 @@ from typing import Any
 from ftprobe.errors import InputError
 from ftprobe.tasks import conllu_words, grammar
 from ftprobe.tasks.lines import fingerprint, text_lines
-from ftprobe.tasks.questions import NAMES
+from ftprobe.tasks.questions import NAMES, ORDER
 from ftprobe.tasks.task import Found, Request, Task
 from ftprobe.tasks.types import Corpus, LabelSet, Sentence, Split, TaskData
 
@@ -69,7 +69,8 @@ def _files(folder: Path) -> Files:
     if not folder.is_dir():
         raise InputError.one(str(folder), "is a file", "give a folder that holds it as train.txt or test.txt")
     present = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES and file.is_file())
-    files = tuple((NAMES[found[1]], file) for file in present if (found := _NAMED.search(file.stem)))
+    named = [(NAMES[found[1]], file) for file in present if (found := _NAMED.search(file.stem))]
+    files = tuple(sorted(named, key=lambda pair: ORDER.index(pair[0])))
     if not files:
         what = f"no text file that its name makes a split (found {', '.join(f.name for f in present) or 'none'})"
         raise InputError.one(str(folder), what, "expected train.txt, valid.txt or test.txt")
