@@ -101,7 +101,7 @@ def _label(line: Mapping[str, Any], length: int, where: str) -> dict[str, object
     yes_no: list[str] = []
     for annotation in annotations:
         answer = field(annotation, "long_answer", dict, where)
-        long.append(None if answer.get("start_token", -1) < 0 else _span(answer, length, where))
+        long.append(None if field(answer, "start_token", int, where) < 0 else _span(answer, length, where))
         spans = field(annotation, "short_answers", list, where)
         short.append([_span(span, length, where) for span in spans])
         said = field(annotation, "yes_no_answer", str, where).lower()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -18,6 +19,7 @@ Role = Split | Literal["all"]
 Files = tuple[tuple[Role, Path], ...]
 NAMES: dict[str, Split] = {"train": "train", "dev": "dev", "valid": "dev", "validation": "dev", "test": "test"}
 ORDER: tuple[Split, ...] = ("train", "dev", "test")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _NAMED = re.compile(rf"(?:^|[-_.])({'|'.join(NAMES)})(?=[-_.]|$)")
 
 
@@ -84,7 +86,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield number, _object(line, f"{path}:{number}")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError.one(str(path), f"cannot be read ({error})", "fetch it again") from None
 
 
@@ -105,7 +107,7 @@ def json_object(path: Path) -> dict[str, Any]:
 def _object(text: str, place: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise InputError.one(place, f"not JSON ({error})", "fetch the file again") from None
     if not isinstance(value, dict):
         raise InputError.one(place, "not a JSON object", "fetch the file again")
@@ -118,11 +120,14 @@ def field(value: object, name: str, kind: type[T], where: str) -> T:
     Raises
     ------
     InputError
-        There is none, or it is no `kind`.
+        There is none, it is no `kind`, or it is an empty text or one that has no UTF-8.
     """
     found = value.get(name) if isinstance(value, dict) else None
-    if not isinstance(found, kind):
+    if not isinstance(found, kind) or isinstance(found, bool) != (kind is bool):
         raise InputError.one(where, f"no field '{name}' that is a {kind.__name__}", "fetch the file again")
+    if isinstance(found, str) and (not found.strip() or _SURROGATE.search(found)):
+        what = f"field '{name}' is {'not Unicode text' if found.strip() else 'empty'}"
+        raise InputError.one(where, what, "remove the item or fill in its text")
     return found
 
 

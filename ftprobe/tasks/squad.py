@@ -198,12 +198,20 @@ def _mrqa(path: Path) -> Iterator[Raw]:
                 for answer in field(asked, "detected_answers", list, where)
                 for span in field(answer, "char_spans", list, where)
             ]
-            if not all(len(s) == 2 and 0 <= s[0] <= s[1] < len(passage) for s in spans):
+            if not all(_is_span(span, len(passage)) for span in spans):
                 raise InputError.one(where, f"a span of {spans} lies outside the passage", "fetch the file again")
             answers = [(first, passage[first : last + 1]) for first, last in spans]
             key = field(asked, "qid" if "qid" in asked else "id", str, where)
-            accepted = tuple(asked.get("answers", ()))
+            accepted = tuple(map(str, field(asked, "answers", list, where))) if "answers" in asked else ()
             yield Raw(where, f"line {number}", key, field(asked, "question", str, where), passage, answers, accepted)
+
+
+def _is_span(span: object, length: int) -> bool:
+    """Whether `span` is [first, last], two places of a passage."""
+    match span:
+        case [int(first), int(last)]:
+            return 0 <= first <= last < length
+    return False
 
 
 def read_hub(task: str) -> TaskData:

@@ -81,6 +81,9 @@ def test_original_lines_give_the_simplified_page(tmp_path: Path) -> None:
         (line(1, annotation((0, 9), ((5, 5),))), "span 5:5"),
         (line(1, annotation(said="MAYBE")), "yes_no_answer 'maybe'; one of: none, yes, no"),
         (line(1, annotation(), document_text=3), "no field 'document_text' that is a str"),
+        (line(1, annotation(), document_text=" "), "field 'document_text' is empty"),
+        (line(1, {**annotation(), "long_answer": {}}), "no field 'start_token' that is a int"),
+        (line(1, 3), "no field 'long_answer' that is a dict"),
         (line(1, annotation(), long_answer_candidates=[{"start_token": 0, "end_token": 1}]), "no field 'top_level'"),
     ],
 )
@@ -91,9 +94,16 @@ def test_malformed_lines(bad: dict[str, Any], said: str, tmp_path: Path) -> None
     assert "train.jsonl.gz:2" in str(error.value)
 
 
-def test_files_that_are_not_what_their_name_says(tmp_path: Path) -> None:
-    (tmp_path / "train.jsonl.gz").write_bytes(b"not gzip")
-    with pytest.raises(InputError, match=r"train\.jsonl\.gz: cannot be read \(Not a gzipped file"):
+GZIPPED = gzip.compress(json.dumps(TRAIN).encode())
+
+
+@pytest.mark.parametrize(
+    "content", [b"not gzip", GZIPPED[:-12], GZIPPED[:40] + b"\0\0" + GZIPPED[42:], gzip.compress(b"\xff{")]
+)
+def test_files_that_are_not_what_their_name_says(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl.gz").write_bytes(content)
+    (tmp_path / "dev.jsonl").write_text(json.dumps(DEV), "utf-8")
+    with pytest.raises(InputError, match=r"train\.jsonl\.gz(:1)?: (cannot be read|not JSON)"):
         locate("natural_questions", data={"natural_questions": str(tmp_path)}).read()
 
 

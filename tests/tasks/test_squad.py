@@ -156,8 +156,9 @@ def test_mrqa_files_with_inclusive_ends_and_answers_without_a_place(tmp_path: Pa
     assert answers(data) == [[19, "The cat"], [-1, "Felix"]]
 
 
-def test_mrqa_spans_outside_the_passage_are_refused(tmp_path: Path) -> None:
-    lines = "\n".join(map(json.dumps, MRQA)).replace("[19, 25]", "[19, 99]")
+@pytest.mark.parametrize("bad", ["[19, 99]", "[25, 19]", "[-1, 3]", "[19]", "3", '["a", 3]'])
+def test_mrqa_spans_outside_the_passage_are_refused(bad: str, tmp_path: Path) -> None:
+    lines = "\n".join(map(json.dumps, MRQA)).replace("[19, 25]", bad)
     (tmp_path / "train.jsonl").write_text(lines, "utf-8")
     (tmp_path / "dev.jsonl").write_text(lines, "utf-8")
     with pytest.raises(InputError, match=r"train\.jsonl:2, qas\[0\]: a span of .* lies outside the passage"):
@@ -175,6 +176,10 @@ def test_mrqa_spans_outside_the_passage_are_refused(tmp_path: Path) -> None:
         (squad([asked("a")]), "question 'a' has no answer; use the file with answers"),
         (squad([asked("a", ("cat", 14)), asked("a", ("cat", 14))]), "two questions have the id 'a'"),
         (squad([{"id": 3, "question": "?", "answers": []}]), "qas[0]: no field 'id' that is a str"),
+        (squad([asked("a", ("cat", True))]), "qas[0]: no field 'answer_start' that is a int"),
+        (squad([{**asked("a", ("cat", 14)), "question": " "}]), "qas[0]: field 'question' is empty"),
+        (squad([asked("a", ("cat", 14))], passage="\ud800"), "field 'context' is not Unicode text"),
+        ('{"data": [' * 5000, "not JSON"),
     ],
 )
 def test_malformed_files(content: str, said: str, tmp_path: Path) -> None:
