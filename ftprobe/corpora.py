@@ -77,7 +77,7 @@ def load_corpus(store: Store, artifact: str) -> Corpus:
 
 
 def load_labels(store: Store, artifact: str) -> LabelSet:
-    """The label set of an artifact; only word pairs have the column head."""
+    """The label set of an artifact; only word pairs and trees have the column head."""
     table = pq.read_table(store.fetch("labels", artifact) / "items.parquet")
     names = [name for name in ("sentence", "word", "label", "head") if name in table.column_names]
     columns = [tuple(table.column(name).to_pylist()) for name in names]
@@ -96,7 +96,7 @@ def _publish(source: TaskSource, data: TaskData, store: Store) -> None:
         trial = {"id": artifact, "name": name, "stage": stage, "spec": spec, "parents": []}
         facts: dict[str, object] = {"counts": counted}
         if stage == "labels":
-            facts["warnings"] = warnings(data)
+            facts["warnings"] = warnings(data, classes=source.task.classes)
         manifest = describe(trial=trial, started=started, cpu_started=cpu_started, device="cpu", threads=1, facts=facts)
         with store.workdir() as folder:
             write(folder, source, data)

@@ -100,7 +100,7 @@ def activation_cost(architecture: Architecture, work: Workload, options: Activat
     n = work.capped(_caps(options))
     tokens = sum(n.values()) * min(work.tokens_per_sentence, options.max_length)
     items = sum(n.values())
-    if level in ("word", "word_pair"):
+    if level in ("word", "word_pair", "tree"):
         items = round(sum(n[s] / max(1, work.sentences[s]) * work.words.get(s, 0) for s in n))
     size = expected_bytes(items, architecture.n_layers + 1, architecture.dim, options.dtype)
     return Cost(_forward(architecture) * tokens, tokens, size, weights=4 * architecture.parameters)

@@ -248,6 +248,30 @@ MISTAKES: list[tuple[dict[str, object], tuple[str, str, str]]] = [
         ),
     ),
     (
+        {"finetune": [{"task": "text"}]},
+        ("finetune[0].task", "task 'text' labels nothing", "name a task that has labels"),
+    ),
+    (
+        {"probe": [{"task": "squad@a+b", "probe": LINEAR}]},
+        (
+            "probe[0].probe",
+            "a linear probe does not fit task 'squad@a+b', which labels questions about passages",
+            "",
+        ),
+    ),
+    (
+        {"probe": [{"task": "ud_parsing", "pooling": "first", "probe": LINEAR}]},
+        ("probe[0].probe", "a linear probe does not fit task 'ud_parsing', which labels the words of trees", ""),
+    ),
+    (
+        {"probe": [{"task": "stsb", "probe": LINEAR}]},
+        (
+            "probe[0].probe",
+            "a linear probe does not fit task 'stsb', which labels sentence pairs with numbers",
+            "",
+        ),
+    ),
+    (
         {"finetune": [{"task": "cola", "truncate": 2, "prune_top": 1}]},
         ("finetune[0].prune_top", "'truncate' cuts the model already", "keep one of the two"),
     ),

@@ -166,9 +166,9 @@ class _Tuning(NamedTuple):
             "seed": self.run.seed,
             "study_seed": self.study.seed,
         }
-        if getattr(task, "objective", "classify") != "classify":
+        if task.objective != "classify":
             spec["objective"] = task.objective
-        if getattr(task, "positive", None) is not None:
+        if task.positive is not None:
             spec["positive"] = task.positive
         return spec
 

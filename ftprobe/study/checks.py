@@ -15,25 +15,33 @@ from ftprobe.study.options import CompareRun, FinetuneRun, ProbeRun
 
 _WORDS, _SENTENCES = ("mean", "first", "last"), ("cls", "mean")
 POOLINGS = {"sentence": _SENTENCES, "pair": _SENTENCES, "word": _WORDS, "word_pair": _WORDS}
-OBJECTIVES = {"sentence": "classify", "pair": "classify", "word": "tag", "word_pair": "token_pair"}
-NOUNS = {"sentence": "sentences", "pair": "sentence pairs", "word": "words", "word_pair": "pairs of words"}
+NOUNS = {
+    "sentence": "sentences",
+    "pair": "sentence pairs",
+    "word": "words",
+    "word_pair": "pairs of words",
+    "question": "questions about passages",
+    "tree": "the words of trees",
+    "text": "nothing",
+}
 
 
 def finetune_problems(point: Point, models: Collection[str]) -> list[Problem]:
     """Whether the model is one of the study's and the task one that models can be fine-tuned on."""
     problems = [*_model_problems(point, models), *task_problems(point.get("task"))]
-    level = _level(point)
-    if level is None:
+    task = _task(point)
+    if task is None:
         return problems
-    task = shown(point["task"].value)
-    objective = OBJECTIVES[level]
+    named = f"task {shown(point['task'].value)}"
+    if task.objective is None:
+        problems.append(Problem(point["task"].place, f"{named} labels nothing", "name a task that has labels"))
     for key, objectives in ONLY_FOR.items():
-        if key in point and objective not in objectives:
-            problems.append(Problem(point[key].place, f"'{key}' means nothing for task {task}", "leave it out"))
-    pooling = point.get("head_pooling")
-    if pooling is not None and pooling.value not in POOLINGS[level]:
-        what = f"head_pooling {shown(pooling.value)} does not fit task {task}, which labels {NOUNS[level]}"
-        problems.append(Problem(pooling.place, what, f"one of: {', '.join(POOLINGS[level])}"))
+        if key in point and task.objective not in objectives:
+            problems.append(Problem(point[key].place, f"'{key}' means nothing for {named}", "leave it out"))
+    pooling, allowed = point.get("head_pooling"), POOLINGS.get(task.level)
+    if pooling is not None and allowed and pooling.value not in allowed:
+        what = f"head_pooling {shown(pooling.value)} does not fit {named}, which labels {_labels(task)}"
+        problems.append(Problem(pooling.place, what, f"one of: {', '.join(allowed)}"))
     cuts = [key for key in ("truncate", "prune_top", "prune_bottom") if key in point and point[key].value is not None]
     if len(cuts) > 1:
         problems.append(Problem(point[cuts[1]].place, f"'{cuts[0]}' cuts the model already", "keep one of the two"))
@@ -42,7 +50,8 @@ def finetune_problems(point: Point, models: Collection[str]) -> list[Problem]:
 
 def head_pooling(point: Point) -> Point:
     """What a head over words reads where the study does not say: the mean of their sub-words."""
-    if _level(point) in ("word", "word_pair"):
+    task = _task(point)
+    if task is not None and task.level in ("word", "word_pair"):
         return {"head_pooling": Choice("mean", point["task"].place)}
     return {}
 
@@ -50,17 +59,17 @@ def head_pooling(point: Point) -> Point:
 def probe_problems(point: Point, models: Collection[str], kinds: Sequence[tuple[str, str]]) -> list[Problem]:
     """Whether names are known, and pooling and probe (`kinds`: kind and place) fit the level of the task."""
     problems = [*_model_problems(point, models), *task_problems(point.get("task"))]
-    level = _level(point)
-    if level is None:
+    task = _task(point)
+    if task is None:
         return problems
-    task = shown(point["task"].value)
-    if "pooling" in point and point["pooling"].value not in POOLINGS[level]:
-        what = f"pooling {shown(point['pooling'].value)} does not fit task {task}, which labels {NOUNS[level]}"
-        problems.append(Problem(point["pooling"].place, what, f"one of: {', '.join(POOLINGS[level])}"))
+    named = f"task {shown(point['task'].value)}, which labels {_labels(task)}"
+    poolings = POOLINGS.get(task.level)
+    if poolings and "pooling" in point and point["pooling"].value not in poolings:
+        what = f"pooling {shown(point['pooling'].value)} does not fit {named}"
+        problems.append(Problem(point["pooling"].place, what, f"one of: {', '.join(poolings)}"))
     for kind, place in kinds:
-        if level not in probes.PROBES[kind].levels:
-            what = f"a {kind} probe does not fit task {task}, which labels {NOUNS[level]}"
-            problems.append(Problem(place, what))
+        if task.level not in probes.PROBES[kind].levels or not task.classes:
+            problems.append(Problem(place, f"a {kind} probe does not fit {named}"))
     return problems
 
 
@@ -96,7 +105,8 @@ def task_problems(task: Choice | None) -> list[Problem]:
 def corpus_problems(data: Collection[str], references: Collection[str]) -> list[Problem]:
     """Whether each key of `data` is a corpus that a task has by default or that a reference names after its `@`."""
     # One folder may hold all of SentEval's sets.
-    known = {"senteval", *tasks.CORPORA, *(reference.partition("@")[2] for reference in references)} - {""}
+    named = (name for reference in references for name in reference.partition("@")[2].split("+"))
+    known = {"senteval", *tasks.CORPORA, *named} - {""}
     return [unknown("corpus", name, at("data", name), known) for name in data if name not in known]
 
 
@@ -117,8 +127,12 @@ def _model_problems(point: Point, models: Collection[str]) -> list[Problem]:
     return [unknown("model", model.value, model.place, list(models))]
 
 
-def _level(point: Mapping[str, Choice]) -> str | None:
-    """The level of the point's task; None when the task is missing or unknown."""
+def _task(point: Mapping[str, Choice]) -> tasks.Task | None:
+    """The point's task; None when it is missing or unknown."""
     task = point.get("task")
     name = str(task.value).partition("@")[0] if task else ""
-    return tasks.TASKS[name].level if name in tasks.TASKS else None
+    return tasks.TASKS.get(name)
+
+
+def _labels(task: tasks.Task) -> str:
+    return NOUNS[task.level] + (" with numbers" if task.objective == "regress" else "")

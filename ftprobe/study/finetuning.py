@@ -125,6 +125,7 @@ EDITS = ("replace_top", "cut_top", "cut_bottom")
 
 ONLY_FOR: Mapping[str, tuple[str, ...]] = {
     "pooler": ("classify", "regress"),
+    "head_pooling": ("classify", "regress", "tag", "token_pair"),
     "stride": ("span", "span_type"),
     "question_length": ("span", "span_type"),
     "answer_length": ("span", "span_type"),
@@ -137,4 +138,4 @@ ONLY_FOR: Mapping[str, tuple[str, ...]] = {
 }
 """Options that mean something for some objectives only."""
 
-LATER = frozenset({*VARIANTS, "frozen_dropout", "lora_alpha", "lora_dropout", *ONLY_FOR} - {"pooler"})
+LATER = frozenset({*VARIANTS, "frozen_dropout", "lora_alpha", "lora_dropout", *ONLY_FOR} - {"pooler", "head_pooling"})

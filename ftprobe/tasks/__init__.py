@@ -8,12 +8,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from ftprobe.errors import InputError, nearest
-from ftprobe.tasks import conll2000, conllu_words, glue, grammar, pmb, senteval, streusle, trec
+from ftprobe.tasks import (
+    conll2000,
+    conllu_words,
+    glue,
+    grammar,
+    natural_questions,
+    pmb,
+    senteval,
+    squad,
+    streusle,
+    text,
+    trec,
+)
+from ftprobe.tasks.joined import join_named
 from ftprobe.tasks.task import Found as Found
 from ftprobe.tasks.task import Request as Request
 from ftprobe.tasks.task import Task as Task
@@ -24,7 +38,19 @@ if TYPE_CHECKING:
     TASKS: dict[str, Task]
     CORPORA: dict[str, tuple[str, ...]]
 
-FAMILIES = (glue, trec, senteval, conllu_words, streusle, conll2000, pmb, grammar)
+FAMILIES = (
+    glue,
+    trec,
+    senteval,
+    conllu_words,
+    streusle,
+    conll2000,
+    pmb,
+    grammar,
+    squad,
+    natural_questions,
+    text,
+)
 FEW = 1000
 
 
@@ -68,8 +94,8 @@ def locate(
     Parameters
     ----------
     reference : str
-        `NAME`, the task on its own corpus, or `NAME@CORPUS`. CORPUS is any name of a CoNLL-U folder in `data`; the
-        sentence sets (`bigram_shift@ud_ewt`) are generated from it.
+        `NAME`, the task on its own corpus, or `NAME@CORPUS`. CORPUS is any name of a folder in `data`; the
+        sentence sets (`bigram_shift@ud_ewt`) are generated from it. `NAME@A+B` is trained on corpus A and tested on B.
     data : mapping of str to str
         Corpus name -> local folder or file; comes before `data_dir`.
     data_dir : str, optional
@@ -100,28 +126,38 @@ def locate(
         raise InputError.one(place, f"'{reference}' names no corpus after @", f"write '{name}' or '{name}@CORPUS'")
     task = tasks[name]
     request = Request(name, corpus or task.corpus, data, data_dir, seed, offline, place)
-    return TaskSource.of(reference, task, task.find(request))
+    found = join_named(reference, request.corpus, lambda each: task.find(replace(request, corpus=each)), place)
+    return TaskSource.of(reference, task, found)
 
 
-def warnings(data: TaskData) -> list[str]:
+def warnings(data: TaskData, *, classes: bool = True) -> list[str]:
     """What the user should know about a label set, one line each.
 
-    Labels that occur in dev or test and never in train (they are kept: their items count as errors, METHODS 0), and
-    splits of generated sets with fewer than 1,000 sentences (METHODS 15).
+    Labels that occur in dev or test and never in train (they are kept: their items count as errors, METHODS 0), if
+    labels are classes (`Task.classes`); splits of generated sets with fewer than 1,000 sentences (METHODS 15); what a
+    reader left out or put right.
     """
-    seen: dict[str, Counter[str]] = {}
-    for sentence, label in zip(data.labels.sentence_N, data.labels.label_N, strict=True):
-        seen.setdefault(label, Counter())[data.corpus.sentences[sentence].split] += 1
-    unseen = [
-        f"label '{label}' never occurs in train: "
-        + ", ".join(f"{count} {split} items" for split, count in sorted(counts.items()))
-        + " count as errors"
-        for label, counts in sorted(seen.items())
-        if not counts["train"]
+    changed = [
+        f"{row.n_items} {row.split} items {row.metric.removeprefix('n_')}: {row.detail['reason']}"
+        for row in data.measurements
+        if "reason" in row.detail
     ]
     small = [
         f"only {row.n_items} generated sentences in {row.split}: report intervals"
         for row in data.measurements
         if row.metric == "n_sentences" and row.n_items < FEW
     ]
-    return unseen + small
+    return (_unseen(data) if classes else []) + small + changed
+
+
+def _unseen(data: TaskData) -> list[str]:
+    seen: dict[str, Counter[str]] = {}
+    for sentence, label in zip(data.labels.sentence_N, data.labels.label_N, strict=True):
+        seen.setdefault(label, Counter())[data.corpus.sentences[sentence].split] += 1
+    return [
+        f"label '{label}' never occurs in train: "
+        + ", ".join(f"{count} {split} items" for split, count in sorted(counts.items()))
+        + " count as errors"
+        for label, counts in sorted(seen.items())
+        if not counts["train"]
+    ]

@@ -1,6 +1,6 @@
-"""Words of CoNLL-U treebanks: UPOS and XPOS of every syntactic word, dependency relations of word pairs.
+"""Words of CoNLL-U treebanks: UPOS and XPOS of every syntactic word, dependency relations of word pairs, whole trees.
 
-The three tasks share one corpus. A treebank of one file, as UD English PUD, is split 80/20 by sentence (METHODS 0).
+The tasks share one corpus. A treebank of one file, as UD English PUD, is split 80/20 by sentence (METHODS 0).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ftprobe.tasks.words import Labelled, assemble
 VERSION = 1
 HOME = "https://universaldependencies.org"
 
+ARCS = ("dep", "ud_parsing")
 Role = Split | Literal["all"]
 Files = tuple[tuple[Role, Path], ...]
 
@@ -33,7 +34,8 @@ def find(request: Request) -> Found:
     if folder is None:
         raise request.absent(request.corpus, hint=f"CoNLL-U treebanks are at {HOME}")
     files = treebank_files(folder)
-    return Found(request.corpus, corpus_spec(files), None, partial(read, request.task, files, request.corpus))
+    read_files = partial(read, request.task, files, request.corpus)
+    return Found(request.corpus, corpus_spec(files), None, read_files, cut=files[0][0] == "all")
 
 
 def _built_in(request: Request) -> Found:
@@ -41,7 +43,7 @@ def _built_in(request: Request) -> Found:
 
     if request.task == "upos":
         return grammar.find(request)
-    what = "no dependency trees" if request.task == "dep" else f"no {request.task}"
+    what = f"no {request.task}" if request.task == "xpos" else "no dependency trees"
     repair = f"write '{request.task}' or '{request.task}@CONLLU_FOLDER'"
     raise InputError.one(request.place, f"the built-in corpus 'grammar' has {what}", repair)
 
@@ -72,7 +74,7 @@ def corpus_spec(files: Files) -> dict[str, object]:
 
 
 def read(task: str, files: Files, corpus: str) -> TaskData:
-    """Parse the files; items are all words, for `dep` all pairs of a head and its modifier.
+    """Parse the files; items are all words, for `dep` all pairs of a head and its modifier, for `text` none.
 
     Raises
     ------
@@ -90,17 +92,19 @@ def _labelled(task: str, files: Files) -> Iterator[Labelled]:
         for tree, split in zip(trees, _splits(role, trees, path), strict=True):
             places = _items(task, tree.words)
             labels = [_tag(task, tree.words[at]) for at in places]
-            heads = [tree.words[at].head - 1 for at in places] if task == "dep" else []
+            heads = [tree.words[at].head - 1 for at in places] if task in ARCS else []
             yield Labelled(sentence(tree, split), places, labels, heads)
 
 
 def _items(task: str, words: Sequence[Word]) -> Sequence[int]:
-    """The words that are items; root arcs have one end only and are dropped (METHODS 2)."""
+    """The words that are items; of word pairs, root arcs have one end only and are dropped (METHODS 2)."""
+    if task == "text":
+        return ()
     return [at for at, word in enumerate(words) if word.head] if task == "dep" else range(len(words))
 
 
 def _tag(task: str, word: Word) -> str:
-    return word.deprel if task == "dep" else word.upos if task == "upos" else word.xpos
+    return word.deprel if task in ARCS else word.upos if task == "upos" else word.xpos
 
 
 def _splits(role: Role, trees: Sequence[Tree], path: Path) -> list[Split]:
@@ -121,14 +125,14 @@ def _splits(role: Role, trees: Sequence[Tree], path: Path) -> list[Split]:
 
 def _refuse_untagged(task: str, trees: Sequence[Tree], path: Path) -> None:
     items = [(tree, at) for tree in trees for at in _items(task, tree.words)]
-    what = "relation (column 8)" if task == "dep" else task
+    what = "relation (column 8)" if task in ARCS else task
     missing = [
         Problem(f"{path}, sentence {tree.id}", f"word {at + 1} ('{tree.words[at].form}') has no {what}", "fill it in")
         for tree, at in items
         if _tag(task, tree.words[at]) in ("_", "")
     ]
     if missing and len(missing) == len(items):
-        repair = "fill in the relations" if task == "dep" else "use the other tag set (upos or xpos)"
+        repair = "fill in the relations" if task in ARCS else "use the other tag set (upos or xpos)"
         raise InputError.one(str(path), f"no word has {what}", repair)
     refuse(missing, path)
 
@@ -157,5 +161,13 @@ TASKS = (
         metrics=("accuracy",),
         find=find,
         description="dependency relation of each word to its head, subtypes kept, roots dropped (CoNLL-U column 8)",
+    ),
+    Task(
+        name="ud_parsing",
+        level="tree",
+        corpus="ud_ewt",
+        metrics=("las", "uas"),
+        find=find,
+        description="head and relation of every word, punctuation and roots too (CoNLL-U columns 7 and 8)",
     ),
 )

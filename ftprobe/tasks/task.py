@@ -12,20 +12,32 @@ from typing import NamedTuple
 
 from ftprobe.errors import InputError, nearest
 from ftprobe.hashing import content_id
-from ftprobe.tasks.types import Level, Split, TaskData
+from ftprobe.tasks.types import Level, Objective, Split, TaskData
+
+OBJECTIVES: Mapping[Level, Objective] = {
+    "sentence": "classify",
+    "pair": "classify",
+    "word": "tag",
+    "word_pair": "token_pair",
+    "question": "span",
+    "tree": "biaffine",
+}
+CLASSES: frozenset[Objective | None] = frozenset({"classify", "tag", "token_pair", "biaffine"})
 
 
 class Found(NamedTuple):
     """A corpus that was found, not yet read.
 
     `corpus_spec` is JSON and says what the text is (never where it lies); `sizes` are sentences per split where
-    they are known without reading; `read` parses and may raise `InputError`.
+    they are known without reading; `read` parses and may raise `InputError`. `cut` says that the text is one file,
+    whose splits are ftprobe's own.
     """
 
     corpus: str
     corpus_spec: dict[str, object]
     sizes: dict[Split, int] | None
     read: Callable[[], TaskData]
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,15 +102,28 @@ class Task:
 
     name: str
     level: Level
-    """What an item is: a sentence, a pair of sentences, a word, or a pair of words."""
+    """What an item is: a sentence, a pair of sentences, a word, a pair of words, a question, or a word in its tree."""
     corpus: str
     """The corpus a bare reference means."""
     metrics: tuple[str, ...]
-    """Scores of fine-tuning, the main one first: accuracy, mcc, f1."""
+    """Scores of fine-tuning, the main one first, by the names of METHODS 1.3."""
     find: Callable[[Request], Found]
     version: int = 1
     """Raised when the same files give other labels."""
     description: str = ""
+    objective: Objective | None = None
+    """What fine-tuning learns; by default what `OBJECTIVES` says of the level, None where there is nothing to learn."""
+    positive: str | None = None
+    """The label whose F1 is the metric `f1` of a task of two classes."""
+
+    def __post_init__(self) -> None:
+        if self.objective is None:
+            object.__setattr__(self, "objective", OBJECTIVES.get(self.level))
+
+    @property
+    def classes(self) -> bool:
+        """Whether labels are names of classes: neither numbers nor JSON."""
+        return self.objective in CLASSES
 
 
 @dataclass(frozen=True)

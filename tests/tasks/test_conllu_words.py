@@ -73,6 +73,22 @@ def test_dep_has_the_counts_of_the_treebank_and_a_modifier_once(dep: TaskData) -
     assert len(set(zip(dep.labels.sentence_N, dep.labels.word_N, strict=True))) == len(dep.labels.word_N)
 
 
+def test_parsing_has_every_word_with_its_head(shared_data: Path, tmp_path: Path) -> None:
+    shutil.copy(shared_data / "ud_ewt" / "en_ewt-ud-test.conllu", tmp_path / "x-train.conllu")
+    data = locate("ud_parsing@mine", data={"mine": str(tmp_path)}).read()
+    with (tmp_path / "x-train.conllu").open(encoding="utf-8") as file:
+        expected = [
+            (tree.metadata["sent_id"], token["head"] - 1, token["id"] - 1, token["deprel"])
+            for tree in conllu.parse_incr(file)
+            for token in tree
+            if isinstance(token["id"], int)
+        ]
+    labels, sentences = data.labels, data.corpus.sentences
+    columns = zip(labels.sentence_N, labels.head_N, labels.word_N, labels.label_N, strict=True)
+    assert [(sentences[s].id, *item) for s, *item in columns] == expected
+    assert len(expected) == 25094
+
+
 def test_the_three_tasks_of_a_treebank_share_one_text(dep: TaskData, shared_data: Path) -> None:
     upos, xpos, pairs = (locate(name, data={}, data_dir=str(shared_data)) for name in ("upos", "xpos", "dep"))
     assert upos.corpus_spec == xpos.corpus_spec == pairs.corpus_spec

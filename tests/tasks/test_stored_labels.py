@@ -29,7 +29,7 @@ def columns(store: Store, task: TaskSource) -> list[str]:
     return pq.read_schema(store.fetch("labels", corpora.labels_id(task)) / "items.parquet").names
 
 
-@pytest.mark.parametrize("task", ["dep", "upos"])
+@pytest.mark.parametrize("task", ["dep", "upos", "ud_parsing", "text"])
 def test_a_label_set_comes_back_as_it_was(task: str, tmp_path: Path) -> None:
     store, found = Store.open(tmp_path / "store"), source(task, tmp_path / "data")
     corpora.prepare([found], store)
@@ -38,18 +38,20 @@ def test_a_label_set_comes_back_as_it_was(task: str, tmp_path: Path) -> None:
     assert corpora.load_corpus(store, corpora.corpus_id(found)) == data.corpus
     counts = corpora.counts(found, store)
     assert counts is not None
-    assert counts["items"] == ({"train": 12, "test": 3} if task == "dep" else {"train": 16, "test": 4})
+    words = {"train": 16, "test": 4}
+    assert counts["items"] == {"dep": {"train": 12, "test": 3}, "text": {}}.get(task, words)
 
 
-def test_only_word_pairs_store_heads(tmp_path: Path) -> None:
+def test_only_word_pairs_and_trees_store_heads(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store")
-    dep, upos = (source(task, tmp_path / "data") for task in ("dep", "upos"))
-    corpora.prepare([dep, upos], store)
+    dep, upos, trees = (source(task, tmp_path / "data") for task in ("dep", "upos", "ud_parsing"))
+    corpora.prepare([dep, upos, trees], store)
     assert columns(store, upos) == ["sentence", "word", "label"]
     assert columns(store, dep) == ["sentence", "word", "label", "head"]
     assert corpora.load_labels(store, corpora.labels_id(upos)).head_N == ()
     assert corpora.load_labels(store, corpora.labels_id(dep)).head_N == (1, 1, 1) * 5
-    assert dep.corpus_spec == upos.corpus_spec
+    assert corpora.load_labels(store, corpora.labels_id(trees)).head_N == (1, -1, 1, 1) * 5
+    assert dep.corpus_spec == upos.corpus_spec == trees.corpus_spec
 
 
 KNOWN = {
