@@ -19,7 +19,7 @@ from torch import Tensor
 from ftprobe.activations.align import Tokens, align
 from ftprobe.compare.attention import AttentionOptions
 from ftprobe.compare.comparison import Report, States
-from ftprobe.compare.inputs import Row, padded, tokenizer_hash
+from ftprobe.compare.inputs import Row, padded, split_of, tokenizer_hash
 from ftprobe.errors import InputError
 from ftprobe.measurement import Measurement, Outcome
 from ftprobe.models.load import Encoder
@@ -200,8 +200,7 @@ def _cls(mask_NS: Tensor, classification: str) -> Tensor:
 
 
 def _outcome(options: AttentionOptions, sums: _Sums, texts: _Texts, corpus: Corpus, rows: Sequence[int]) -> Outcome:
-    splits = {corpus.sentences[row].split for row in rows}
-    split = splits.pop() if len(splits) == 1 else "all"
+    split = split_of(corpus, rows)
     entropy_unit = "fraction" if options.normalise else {"e": "nat", "2": "bit"}[options.log_base]
     emd_unit = {"position": "positions", "position_normalised": "fraction", "values": "probability"}
     made = [

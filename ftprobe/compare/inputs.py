@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ftprobe.hashing import content_id
 from ftprobe.models.load import Encoder
+from ftprobe.tasks.types import Corpus
 
 
 class Row(NamedTuple):
@@ -46,6 +47,12 @@ def tokenizer_hash(encoder: Encoder) -> str:
     """32 hexadecimal digits: the tokenizer's vocabulary and rules, without how it was last asked to pad and cut."""
     state = json.loads(encoder.tokenizer.backend_tokenizer.to_str())
     return content_id({name: value for name, value in state.items() if name not in ("padding", "truncation")})
+
+
+def split_of(corpus: Corpus, rows: Sequence[int]) -> str:
+    """The split that all of these texts belong to, or "all"."""
+    splits = {corpus.sentences[row].split for row in rows}
+    return splits.pop() if len(splits) == 1 else "all"
 
 
 def _has_segments(encoder: Encoder) -> bool:
