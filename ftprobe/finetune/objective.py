@@ -26,7 +26,12 @@ Answers = Mapping[str, NDArray[Any]]
 Rows = Mapping[str, Sequence[int]]
 """Rows of the label set by split: `train`, `test`, and `dev` where it selects the epoch."""
 
-OBJECTIVES = {"classify": "ftprobe.finetune.classify"}
+OBJECTIVES = {
+    "classify": "ftprobe.finetune.classify",
+    "tag": "ftprobe.finetune.tag",
+    "token_pair": "ftprobe.finetune.token_pair",
+    "biaffine": "ftprobe.finetune.parse",
+}
 
 
 class Score(NamedTuple):
