@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ftprobe.activations.align import Tokens, align
 from ftprobe.compare.attention import AttentionOptions
 from ftprobe.compare.comparison import Report, States
 from ftprobe.compare.inputs import Row, padded, split_of, tokenizer_hash
 from ftprobe.errors import InputError
 from ftprobe.measurement import Measurement, Outcome
+from ftprobe.models.align import Tokens, align
 from ftprobe.models.load import Encoder
 from ftprobe.solvers.attention import distributions, earth_movers_distance, entropy
 from ftprobe.tasks.types import Corpus

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ftprobe.finetune.examples import classes_to_tell_apart
 from ftprobe.finetune.objective import Answers, Rows, Score, known_metrics
-from ftprobe.finetune.scores import METRICS
+from ftprobe.finetune.scores import METRICS, f1
 from ftprobe.finetune.texts import Texts, in_batches
 from ftprobe.hashing import derive_seed
 from ftprobe.measurement import Predictions
@@ -34,9 +35,10 @@ class Classification:
         splits: Mapping[str, Texts],
         labels: tuple[str, ...],
         metrics: tuple[str, ...],
+        positive: str | None,
     ) -> None:
         self.head, self.splits = head, splits
-        self.labels, self.metrics = labels, metrics
+        self.labels, self.metrics, self.positive = labels, metrics, positive
         self.facts: dict[str, object] = {"pooler": head.pooler}
 
     def loss(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, int]:
@@ -53,13 +55,18 @@ class Classification:
         return {"predicted_N": predicted_N, "score_N": score_N}
 
     def score(self, metric: str, split: str, answers: Answers) -> Score:
-        """Of `METRICS`."""
-        return Score(METRICS[metric](self.splits[split].label_N, answers["predicted_N"]))
+        """Of `METRICS`, or the F1 of the positive label."""
+        return Score(self._value(metric, self.splits[split].label_N, answers["predicted_N"]))
+
+    def _value(self, metric: str, gold_N: NDArray[np.integer], predicted_N: NDArray[np.integer]) -> float:
+        if metric == "f1" and self.positive in self.labels:
+            return f1(gold_N, predicted_N, positive=self.labels.index(self.positive))
+        return METRICS[metric](gold_N, predicted_N)
 
     def collapsed(self, answers: Answers) -> bool:
         """No better than always saying the most frequent label."""
         gold_N = self.splits["test"].label_N
-        chance = METRICS[self.metrics[0]](gold_N, np.full_like(gold_N, np.bincount(gold_N).argmax()))
+        chance = self._value(self.metrics[0], gold_N, np.full_like(gold_N, np.bincount(gold_N).argmax()))
         return self.score(self.metrics[0], "test", answers).value <= chance
 
     def predictions(self, answers: Answers) -> tuple[Predictions, ...]:
@@ -86,7 +93,7 @@ class Classification:
 
 def check(task: TaskData, rows: Rows, metrics: tuple[str, ...]) -> None:
     """Two classes or more in train, and metrics of labels."""
-    known_metrics(metrics, tuple(METRICS))
+    known_metrics(metrics, (*METRICS, "f1"))
     classes_to_tell_apart(task, rows["train"])
 
 
@@ -98,6 +105,7 @@ def make(
     *,
     metrics: tuple[str, ...],
     seed: int,
+    positive: str | None = None,
 ) -> Classification:
     """The texts of each split and a fresh head; label ids are ranks over the labels of all splits."""
     labels = tuple(sorted(set(task.labels.label_N)))
@@ -114,4 +122,4 @@ def make(
         dropout=options.dropout,
         seed=derive_seed(seed, "head_init"),
     )
-    return Classification(head, splits, labels, metrics)
+    return Classification(head, splits, labels, metrics, positive)

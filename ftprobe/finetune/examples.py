@@ -11,10 +11,12 @@ from ftprobe.tasks.types import LabelSet, TaskData
 
 
 def choose(task: TaskData, options: FinetuneOptions) -> dict[str, list[int]]:
-    """Rows of the label set: `train`, `test` (dev where there is no test), and `dev` where it selects the epoch."""
-    caps = {"train": options.train_items, "dev": options.dev_items, "test": options.dev_items}
+    """Rows of the label set: `train`, `test` (dev where there is no test), `dev` where it selects the epoch, and
+    `mismatched`, which is evaluated beside test, where there is one.
+    """
+    caps = {"train": options.train_items, **dict.fromkeys(("dev", "test", "mismatched"), options.dev_items)}
     kept = set(sample(task.corpus, caps))
-    by_split: dict[str, list[int]] = {"train": [], "dev": [], "test": []}
+    by_split: dict[str, list[int]] = {"train": [], "dev": [], "test": [], "mismatched": []}
     for row, index in enumerate(task.labels.sentence_N):
         if index in kept:
             by_split[task.corpus.sentences[index].split].append(row)
@@ -23,7 +25,7 @@ def choose(task: TaskData, options: FinetuneOptions) -> dict[str, list[int]]:
     name = task.labels.task
     if not by_split["test"]:
         raise InputError.one("finetune.task", f"'{name}' has nothing to evaluate on", "give it a dev or test split")
-    rows = {"train": by_split["train"], "test": by_split["test"]}
+    rows = {split: own for split, own in by_split.items() if split != "dev" and (own or split != "mismatched")}
     if options.select == "best_dev":
         rows.update({"dev": by_split["dev"]} if by_split["dev"] else _held_out(task, by_split["train"]))
     if not rows["train"]:

@@ -124,9 +124,9 @@ class Parsing:
         pairs = zip(head_N[trees.counted_N].tolist(), label_N[trees.counted_N].tolist(), strict=True)
         return [None if head == NO_HEAD else f"{head + 1} {self.labels[label]}" for head, label in pairs]
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, encoder: Encoder) -> None:
         """See `Parser.save`."""
-        self.head.save(folder, self.encoder, self.labels)
+        self.head.save(folder, encoder, self.labels)
 
 
 def _trees(arcs: Arcs, lengths: list[int]) -> list[NDArray[np.int64]]:

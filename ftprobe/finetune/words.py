@@ -205,9 +205,9 @@ class WordClassification:
             ),
         )
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, encoder: Encoder) -> None:
         """See `WordClassifier.save`."""
-        self.head.save(folder, self.encoder, self.labels)
+        self.head.save(folder, encoder, self.labels)
 
 
 def check_words(task: TaskData, rows: Rows, metrics: tuple[str, ...]) -> None:
