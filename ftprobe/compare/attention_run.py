@@ -27,9 +27,10 @@ from ftprobe.solvers.attention import distributions, earth_movers_distance, entr
 from ftprobe.tasks.types import Corpus
 
 POSITIONS = ("cls", "other")
-# Bytes of one batch's attention, float32, both states together; one sequence goes in whatever it takes.
+# Tokens of a batch as in extraction, and bytes of its attention, float32, both states together; one sequence goes in
+# whatever it takes.
+_CPU_TOKENS, _ACCELERATOR_TOKENS = 1024, 8192
 _CPU_BYTES, _ACCELERATOR_BYTES = 1 << 27, 1 << 31
-_TOKENS = 8192
 
 
 def run(
@@ -117,14 +118,15 @@ def _prepare(encoder: Encoder, device: str) -> None:
 
 def _batches(length_U: NDArray[np.int64], base: Encoder, n_states: int, device: str) -> Iterator[NDArray[np.int64]]:
     """Texts of similar length, longest first, within the bytes that their attention takes."""
-    budget = _CPU_BYTES if device == "cpu" else _ACCELERATOR_BYTES
+    on_cpu = device == "cpu"
+    n_bytes, n_tokens = (_CPU_BYTES, _CPU_TOKENS) if on_cpu else (_ACCELERATOR_BYTES, _ACCELERATOR_TOKENS)
     config = base.model.config
     per_square = 4 * n_states * config.num_hidden_layers * config.num_attention_heads
     order_U = np.argsort(-length_U, kind="stable")
     order_U = order_U[length_U[order_U] > 1]
     while len(order_U):
         longest = int(length_U[order_U[0]])
-        n_texts = max(1, min(budget // (per_square * longest**2), _TOKENS // longest))
+        n_texts = max(1, min(n_bytes // (per_square * longest**2), n_tokens // longest))
         yield order_U[:n_texts]
         order_U = order_U[n_texts:]
 

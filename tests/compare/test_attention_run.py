@@ -20,6 +20,7 @@ from ftprobe.compare.comparison import States
 from ftprobe.errors import InputError
 from ftprobe.measurement import Measurement, Outcome
 from ftprobe.models.load import Encoder, load_encoder
+from ftprobe.solvers.attention import distributions, earth_movers_distance, entropy
 from ftprobe.tasks.types import Corpus, Sentence
 
 LENGTHS = (3, 9, 1, 6, 3, 12)
@@ -128,6 +129,36 @@ def test_the_pretrained_state_alone_has_entropies_only(tmp_path: Path) -> None:
     alone, pair = keyed(run(tuned, None, text)), keyed(run(base, tuned, text))
     assert {key[0] for key in alone} == {"attention_entropy"}
     assert all(alone[key].value == pytest.approx(pair[key].value, abs=1e-6) for key in alone)
+
+
+def test_attention_of_a_real_model_agrees_with_scipy(minilm: str) -> None:
+    base, tuned = load_encoder(minilm, offline=True), load_encoder(minilm, init="random", offline=True)
+    texts = ["The cat sat on the mat.", "Untransformable words, and many more of them than in the other sentence!"]
+    inputs = base.tokenizer(texts, padding=True, return_tensors="pt")
+    mask = inputs["attention_mask"]
+    weights = []
+    for encoder in (base, tuned):
+        encoder.model.set_attn_implementation("eager")
+        with torch.inference_mode():
+            weights.append(encoder.model(**inputs, output_attentions=True).attentions[3])
+    P, Q = (distributions(one, mask) for one in weights)
+    found, spread = earth_movers_distance(P, Q, mask), entropy(P, mask)
+    k = np.arange(mask.shape[1])
+    for n, head, j in ((0, 0, 0), (0, 5, 3), (1, 11, 0), (1, 2, 7)):
+        p, q = (one[n, head, j].double().numpy() for one in weights)
+        assert found[n, head, j].item() == pytest.approx(wasserstein_distance(k, k, p, q), abs=1e-10)
+        assert spread[n, head, j].item() == pytest.approx(scipy_entropy(p), abs=1e-10)
+
+
+def test_progress_ends_at_the_number_of_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, tuned = encoders(tmp_path, "bert")
+    text, said = corpus(), []
+    monkeypatch.setattr(attention_run, "_CPU_BYTES", 1)
+    states = States(lambda: base, lambda: tuned)
+    settings = AttentionOptions()
+    attention_run.run(settings, text, range(7), states, seed=0, device="cpu", threads=1, report=said.append)
+    assert [one["sentences_done"] for one in said] == [1, 3, 4, 5, 6, 7]
+    assert {one["sentences"] for one in said} == {7}
 
 
 def test_truncation_and_empty_texts_are_counted(tmp_path: Path) -> None:

@@ -52,8 +52,10 @@ def run(
     text = corpus() if text is None else text
     states = States(lambda: masked_lm.encoder, None if state is None else lambda: state, lambda: masked_lm)
     settings = PerplexityOptions(**{"block": 16, **opts})
-    rows = range(len(text.sentences))
-    return perplexity_run.run(settings, text, rows, states, seed=seed, device="cpu", threads=1, report=lambda _: None)
+    rows, said = range(len(text.sentences)), []
+    outcome = perplexity_run.run(settings, text, rows, states, seed=seed, device="cpu", threads=1, report=said.append)
+    assert said[-1]["blocks_done"] == said[-1]["blocks"] == outcome.facts["n_blocks"]
+    return outcome
 
 
 def values(outcome: Outcome) -> dict[str, float]:
