@@ -87,7 +87,10 @@ def _models(document: Mapping[str, object], path: Path | None, problems: list[Pr
             continue
         given = known_keys(entry, MODEL_KEYS, place, problems)
         built = build(ModelOptions, {**point_of(given, place), "alias": Choice(alias, place)}, place)
-        problems += built if isinstance(built, list) else []
+        if isinstance(built, ModelOptions):
+            models[alias] = built
+        else:
+            problems += built
         if "pretrain" not in given and "checkpoint" not in given:
             problems.append(Problem(at(place, "checkpoint"), "missing", "say which checkpoint"))
         problems += _pretraining(given, place)
