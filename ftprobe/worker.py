@@ -127,10 +127,11 @@ def _pretrain(todo: Sequence[Payload], store: Store, device: str, threads: int, 
     (payload,) = todo
     spec = payload["spec"]
     sentences = load_corpus(store, spec["corpus"]).sentences
+    split = "train" if any(sentence.split == "train" for sentence in sentences) else "dev"
     with _publishing(payload, store, device, threads) as (folder, done):
         outcome = pretrain(
             PretrainOptions.model_validate(spec["options"]),
-            [sentence.text for sentence in sentences if sentence.split == "train"],
+            [sentence.text for sentence in sentences if sentence.split == split],
             seed=derive_seed(spec["study_seed"], "pretrain", spec["seed"]),
             out=folder,
             report=_in_use(folder, report),

@@ -25,7 +25,7 @@ class Pretrain(PretrainOptions):
     """A masked language model that the study itself trains from nothing."""
 
     text: str
-    """The corpus whose train split it reads, as a comparison names one: `wikitext2`, `upos@ud_ewt`."""
+    """The corpus whose train split it reads (dev where it has none), as a comparison names one: `wikitext2`."""
     seed: Index = 0
 
     def training(self) -> PretrainOptions:
