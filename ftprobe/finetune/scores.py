@@ -1,7 +1,4 @@
-"""Scores of a fine-tuned head against gold labels or numbers. A label of -1 is an error, and no label of its own.
-
-Axes: N items.
-"""
+"""Scores of a fine-tuned head against gold labels or numbers; axes: N items."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-Ids = NDArray[np.integer]
+Ids = NDArray[np.int32]
 Numbers = NDArray[np.floating]
 
 
@@ -27,8 +24,7 @@ def _mcc(gold_N: Ids, predicted_N: Ids) -> float:
 def _macro_f1(gold_N: Ids, predicted_N: Ids) -> float:
     from sklearn.metrics import f1_score
 
-    labels = np.union1d(gold_N, predicted_N[predicted_N >= 0])
-    return float(f1_score(gold_N, predicted_N, labels=labels, average="macro", zero_division=0.0))
+    return float(f1_score(gold_N, predicted_N, average="macro", zero_division=0.0))
 
 
 def f1(gold_N: Ids, predicted_N: Ids, *, positive: int) -> float:

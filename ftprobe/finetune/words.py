@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from ftprobe.tasks.types import TaskData
 
 Pooling = Literal["first", "last", "mean"]
 LOST = -1  # the predicted label of a word that was cut off
+_METRICS = ("accuracy", "mcc")  # an answer that is no label has no place in a mean over labels
 _BATCH = 64
 
 
@@ -96,7 +97,7 @@ class Words:
         task: TaskData,
         rows: Sequence[int],
         word_NC: NDArray[np.int32],
-        label_N: NDArray[np.int64],
+        label_N: NDArray[Any],
         *,
         max_length: int,
         pooling: Pooling,
@@ -179,7 +180,7 @@ class WordClassification:
         return {"predicted_N": predicted_N, "score_N": score_N}
 
     def score(self, metric: str, split: str, answers: Answers) -> Score:
-        """Of `METRICS`."""
+        """Accuracy, or MCC, in which an item that was cut off is of a class of its own."""
         return Score(METRICS[metric](self.splits[split].label_N, answers["predicted_N"]))
 
     def collapsed(self, answers: Answers) -> bool:
@@ -212,7 +213,7 @@ class WordClassification:
 
 def check_words(task: TaskData, rows: Rows, metrics: tuple[str, ...]) -> None:
     """Items that are words of sentences with fixed words, two classes or more in train, and metrics of labels."""
-    known_metrics(metrics, tuple(METRICS))
+    known_metrics(metrics, _METRICS)
     check_fixed_words(task, rows)
     classes_to_tell_apart(task, rows["train"])
 

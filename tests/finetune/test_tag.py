@@ -15,7 +15,6 @@ from ftprobe.errors import InputError
 from ftprobe.finetune import finetune
 from ftprobe.finetune.examples import choose
 from ftprobe.finetune.objective import module_of
-from ftprobe.finetune.scores import METRICS
 from ftprobe.finetune.words import WordClassification
 from ftprobe.measurement import Measurement, Outcome
 from ftprobe.models.align import align
@@ -165,12 +164,6 @@ def test_words_cut_off_leave_the_loss_and_count_as_errors(run: Run, tiny: str) -
         run(task_of([("train", ["w1", "w2", "w3"], [None, None, t]) for t in "ab"] + rows[-1:]), max_length=4)
 
 
-def test_an_item_cut_off_is_no_label_of_its_own_in_macro_f1() -> None:
-    gold_N, predicted_N = np.array([0, 0, 1, 1]), np.array([0, 0, 1, -1])
-    assert METRICS["f1"](gold_N, predicted_N) == pytest.approx((1.0 + 2 / 3) / 2)
-    assert METRICS["accuracy"](gold_N, predicted_N) == 0.75
-
-
 def test_same_seed_gives_the_same_bits(run: Run, tmp_path: Path) -> None:
     task = planted(48, 8)
     one, same, _ = (run(task, seed=seed, out=out, epochs=2) for seed, out in ((0, "a"), (0, "b"), (1, "c")))
@@ -214,6 +207,8 @@ def test_what_is_no_word_is_refused(run: Run) -> None:
         run(task, max_length=33)
     with pytest.raises(InputError, match="only the label 'x' in train"):
         run(task_of([("train", ["w1"], ["x"]), ("test", ["w1"], ["y"])]))
+    with pytest.raises(InputError, match="unknown metric 'f1'"):
+        module_of("tag").check(task, {"train": [0, 1], "test": [2]}, ("f1",))
 
 
 def test_minilm_learns_parts_of_speech(minilm: str, shared_data: Path, tmp_path: Path) -> None:
