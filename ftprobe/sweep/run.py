@@ -26,6 +26,7 @@ from ftprobe.schedule import Schedule
 from ftprobe.shares import Admission, Share, memory_problems, shares_of
 from ftprobe.store import Store
 from ftprobe.sweep.cluster import alive_nodes, check_nodes, nodes_to_come, smallest_gpu
+from ftprobe.sweep.losses import heed_notice
 from ftprobe.sweep.searcher import DagSearcher, Watcher
 from ftprobe.sweep.trackers import trackers
 from ftprobe.worker import run_pack
@@ -156,6 +157,7 @@ def hold_to(share: float) -> None:
 
 def _trainable(config: dict[str, Any], *, store: Store, execute: Execute) -> None:
     """One pack in a Tune worker: reports as it goes, and what became of it last."""
+    heed_notice()
     gpus = ray.get_gpu_ids()
     if not gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # ray leaves it unset, and torch would see every GPU
