@@ -37,7 +37,7 @@ def _open_nodes() -> list[dict[str, Any]]:
 
 
 def nodes_to_come() -> list[dict[str, float]]:
-    """Resources of one node of each type that the cluster's autoscaler may start.
+    """Resources of every node that the cluster's autoscaler may start, those that it has started included.
 
     Read from the file that the autoscaler on this machine was given; none where the driver is not on the head.
     """
@@ -47,7 +47,8 @@ def nodes_to_come() -> list[dict[str, float]]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
         types = document["available_node_types"]
-        return [dict(each["resources"]) for each in types.values() if each.get("max_workers", 0) and each["resources"]]
+        each_type = [(each.get("max_workers", 0), each["resources"]) for each in types.values()]
+        return [dict(resources) for most, resources in each_type if resources for _ in range(most)]
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         return []
 

@@ -10,9 +10,11 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import ray
+from ray.air.execution._internal import RayActorManager
 
 from ftprobe.leaving import LEAVING
 from ftprobe.planner import Stage
@@ -53,6 +55,26 @@ def loss_of(actor: str, stage: Stage) -> Loss:
     if drained or told.get("Address", {}).get("NodeID") in leaving_nodes() | _left:
         return Loss("preempted", PREEMPTIONS, f"its node was taken away {PREEMPTIONS + 1} times")
     return Loss(LOST, LOSSES, f"its worker or node was lost {LOSSES + 1} times")
+
+
+@contextlib.contextmanager
+def told_of_memory() -> Iterator[None]:
+    """Within, Tune takes a worker that was killed for want of memory for a lost one.
+
+    Ray tells of it by an `OutOfMemoryError`, which Tune (2.60) does not expect of a worker: it would end the whole run.
+    """
+    told = RayActorManager._actor_task_failed
+
+    def failed(manager: RayActorManager, *task: object, exception: Exception, **named: object) -> None:
+        lost = isinstance(exception, ray.exceptions.OutOfMemoryError)
+        shown = ray.exceptions.RayActorError(error_msg=str(exception)) if lost else exception
+        told(manager, *task, exception=shown, **named)
+
+    RayActorManager._actor_task_failed = failed
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed = told
 
 
 def _was_drained(context: object) -> bool:

@@ -26,7 +26,7 @@ from ftprobe.schedule import Schedule
 from ftprobe.shares import Admission, Share, memory_problems, shares_of
 from ftprobe.store import Store
 from ftprobe.sweep.cluster import alive_nodes, check_nodes, nodes_to_come, smallest_gpu
-from ftprobe.sweep.losses import heed_notice
+from ftprobe.sweep.losses import heed_notice, told_of_memory
 from ftprobe.sweep.searcher import DagSearcher, Watcher
 from ftprobe.sweep.trackers import trackers
 from ftprobe.worker import run_pack
@@ -76,10 +76,11 @@ def run_ray(
             raise InputError(problems)
         limits = {stage: r.max_concurrent for stage, r in study.resources.items() if r.max_concurrent is not None}
         observer.begin(schedule, _slots(nodes))
-        admission = Admission(shares, limits, nodes, autoscaled=bool(to_come))
+        admission = Admission(shares, limits, nodes, to_come)
         searcher = DagSearcher(schedule, store, observer, admission, alive_nodes)
         callbacks = [Watcher(searcher), *trackers(study, searcher)]
-        _tuner(searcher, callbacks, store, execute, scratch).fit()
+        with told_of_memory():
+            _tuner(searcher, callbacks, store, execute, scratch).fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         if started_here:
