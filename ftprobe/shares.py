@@ -165,11 +165,14 @@ class Admission:
         return int(sum(node.get("GPU", 0.0) // gpu for node in self.nodes))
 
     def _most_beside(self, stage: Stage, gpu_work: bool) -> float:
-        """Trials of a stage without GPUs for which no GPU node is started; any number where no other node may come."""
-        coming = self._places(stage, [node for node in self.to_come if not node.get("GPU")], gpu_work)
+        """Trials of a stage without GPUs for which no GPU node is started; any number where one kind of node comes."""
+        plain = [node for node in self.to_come if not node.get("GPU")]
+        coming = self._places(stage, plain, gpu_work)
+        if not coming or len(plain) == len(self.to_come):
+            return math.inf
         there = self._places(stage, [node for node in self.nodes if not node.get("GPU")], gpu_work)
         on_gpu_nodes = self._places(stage, [node for node in self.nodes if node.get("GPU")], gpu_work)
-        return max(coming, there) + on_gpu_nodes if coming else math.inf
+        return max(coming, there) + on_gpu_nodes
 
     def _places(self, stage: Stage, nodes: Sequence[Node], gpu_work: bool) -> int:
         """Trials of a stage without GPUs that fit on nodes, beside the GPU trials of each while there are any."""

@@ -56,6 +56,8 @@ def test_no_gpu_node_is_started_for_cpu_trials_while_nodes_without_gpus_may_come
     assert with_gpu.admits("finetune", loads({"probe": 40, "finetune": 2}, {}, {"finetune": 9})), "GPU trials are free"
     only_gpus = Admission(SHARES, {}, [], [GPU_NODE] * 8)
     assert only_gpus.admits("probe", loads({"probe": 60}, {"probe": 60}, {"probe": 900})), "nothing else could run them"
+    no_gpus = Admission(SHARES, {}, [], [CPU_NODE] * 3)
+    assert no_gpus.admits("probe", loads({"probe": 60}, {"probe": 60}, {"probe": 900})), "no GPU node may come"
 
 
 def test_the_limit_of_a_stage_counts_what_waits_too() -> None:
