@@ -281,6 +281,16 @@ def copy(
         out.print(str(path), highlight=False)
 
 
+@app.command("spot-watch", hidden=True)
+def spot_watch(
+    node: Annotated[str | None, typer.Option(help="Ray's id of the node, where this machine runs several.")] = None,
+) -> None:
+    """Watch for the cloud's notice that this machine is about to be taken away, and have Ray drain its node."""
+    from ftprobe.spot import watch
+
+    watch(lambda line: out.print(line, markup=False, highlight=False), node)
+
+
 @app.command()
 def doctor(store: StoreUrl = None) -> None:
     """Check this machine and the store: versions, devices, and the checksum of every artifact."""

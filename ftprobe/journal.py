@@ -1,15 +1,18 @@
 """The journal of a run: what is running, retried and left, kept in the store while it runs, for `ftprobe status`.
 
-One small document a study, `runs/NAME.json`, replaced every few seconds by the driver. It is a view for people: nothing
-is decided by it, and a store that cannot be written does not stop the run here.
+One small document a study, `runs/NAME.json`, replaced every few seconds by a thread of the driver's process: a trial
+that reports nothing for long does not look like a lost driver, and a store that does not answer holds nobody up. It is
+a view for people: nothing is decided by it, and a store that cannot be written does not stop the run here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -17,23 +20,31 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ftprobe.errors import StoreError
-from ftprobe.runner import Observer
+from ftprobe.runner import LOST, Observer
 from ftprobe.schedule import Pack, Result, Schedule
 from ftprobe.store import Store
+from ftprobe.store.patience import Patience
+from ftprobe.store.remote import RemoteVolume
 
 EVERY_S = 5.0  # between two writes
+LAST_S = 10.0  # at most, for the last one
 
 
 class Journal:
     """An observer that keeps the journal and passes everything on to another."""
 
     def __init__(self, store: Store, name: str, then: Observer) -> None:
-        self.store, self.name, self.then = store, name, then
-        self.begun, self.written = time.time(), 0.0
+        self.name, self.then = name, then
+        self.volume = copy.copy(store.volume)
+        if isinstance(self.volume, RemoteVolume):
+            self.volume.patience = Patience(EVERY_S)  # the next document comes soon
+        self.begun, self._end = time.time(), ""
+        self._over = threading.Event()
+        self._writer = threading.Thread(target=self._keep, name="journal", daemon=True)
         self.schedule: Schedule | None = None
         self.slots = ""
         self.since: dict[str, float] = {}
-        self.retries: Counter[str] = Counter()
+        self.retries: dict[str, Counter[str]] = {}
         self.device_s = self.flops = self.flops_total = 0.0
 
     def begin(self, schedule: Schedule, slots: str) -> None:
@@ -41,7 +52,7 @@ class Journal:
         self.schedule, self.slots = schedule, slots
         self.flops_total = sum(trial.cost.flops for trial in schedule.plan.missing())
         self.then.begin(schedule, slots)
-        self._write()
+        self._writer.start()
 
     def started(self, pack: Pack) -> None:
         """A pack has been given to a worker."""
@@ -51,13 +62,12 @@ class Journal:
     def metric(self, pack: Pack, metrics: Mapping[str, object]) -> None:
         """A running pack reported."""
         self.then.metric(pack, metrics)
-        self.tick()
 
-    def lost(self, pack: Pack) -> None:
+    def lost(self, pack: Pack, why: str = LOST) -> None:
         """A running pack is run again."""
         self.since.pop(pack.id, None)
-        self.retries[f"{pack.stage} {pack.trials[0].name}"] += 1
-        self.then.lost(pack)
+        self.retries.setdefault(why, Counter())[f"{pack.stage} {pack.trials[0].name}"] += 1
+        self.then.lost(pack, why)
 
     def ended(self, pack: Pack, result: Result) -> None:
         """A pack came back."""
@@ -66,26 +76,31 @@ class Journal:
         if result.state == "done":
             self.flops += sum(trial.cost.flops for trial in pack.trials)
         self.then.ended(pack, result)
-        self.tick()
 
     def tick(self) -> None:
-        """Write, if it is time."""
+        """Time passed."""
         self.then.tick()
-        if time.time() - self.written > EVERY_S:
-            self._write()
 
     def close(self, *, interrupted: bool) -> None:
-        """The run is over."""
+        """The run is over; returns when that is written, or soon if the store does not take it."""
         if self.schedule is not None:
-            self._write(ended="interrupted" if interrupted else "stopped" if self.schedule.stopped else "finished")
+            self._end = "interrupted" if interrupted else "stopped" if self.schedule.stopped else "finished"
+            self._over.set()
+            self._writer.join(LAST_S)
 
-    def _write(self, ended: str | None = None) -> None:
-        self.written = time.time()
-        document = json.dumps(self._document(ended), indent=1).encode()
-        with contextlib.suppress(StoreError):
-            self.store.volume.write(f"runs/{self.name}.json", document)
+    def _keep(self) -> None:
+        over = False
+        while not over:
+            over = self._over.is_set()
+            self._write()
+            self._over.wait(EVERY_S)
 
-    def _document(self, ended: str | None) -> dict[str, Any]:
+    def _write(self) -> None:
+        with contextlib.suppress(RuntimeError, StoreError):  # the driver changes what is being read
+            document = json.dumps(self._document(), indent=1).encode()
+            self.volume.write(f"runs/{self.name}.json", document)
+
+    def _document(self) -> dict[str, Any]:
         assert self.schedule is not None
         now = time.time()
         elapsed = now - self.begun
@@ -96,7 +111,7 @@ class Journal:
             "on": self.slots,
             "begun": _utc(self.begun),
             "updated": _utc(now),
-            "ended": ended,
+            "ended": self._end or None,
             "counts": self.schedule.counts(),
             "running": [
                 {
@@ -107,7 +122,7 @@ class Journal:
                 }
                 for pack in self.schedule.running
             ],
-            "retries": dict(self.retries),
+            "retries": self.retries,
             "device_s": round(self.device_s, 1),
             "elapsed_s": round(elapsed, 1),
             "left_s": round(elapsed * max(0.0, self.flops_total / self.flops - 1), 1) if self.flops else None,

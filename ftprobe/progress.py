@@ -106,8 +106,8 @@ def status_lines(at: Progress, *, now: float) -> list[str]:
         left = f", about {clock(journal['left_s'])} left" if journal["left_s"] is not None else ""
         lines.append(f"running for {clock(journal['elapsed_s'])}{left}, {where}")
         lines += [f"  running {p['stage']} {p['name']} for {clock(p['s'])}" for p in journal["running"]]
-    lines += [f"  lost its worker {n} time(s): {name}" for name, n in journal["retries"].items()]
-    return lines
+    retries = ((why, name, n) for why, names in journal["retries"].items() for name, n in names.items())
+    return lines + [f"  {why} {n} time(s): {name}" for why, name, n in retries]
 
 
 def _seconds(stamp: str) -> float:

@@ -15,6 +15,7 @@ from ftprobe.schedule import Pack, Result, Schedule
 from ftprobe.store import Store
 from ftprobe.worker import run_pack
 
+LOST = "lost its worker"
 RETURNS = 2  # how often a pack is run again whose worker could not use the store or its own disk while others can
 
 
@@ -30,7 +31,7 @@ class Observer(Protocol):
     def metric(self, pack: Pack, metrics: Mapping[str, object]) -> None:
         """A running pack reported."""
 
-    def lost(self, pack: Pack) -> None:
+    def lost(self, pack: Pack, why: str = LOST) -> None:
         """A running pack lost its worker or node; it is run again."""
 
     def ended(self, pack: Pack, result: Result) -> None:
@@ -52,7 +53,7 @@ class Silent:
     def metric(self, pack: Pack, metrics: Mapping[str, object]) -> None:
         """Nothing."""
 
-    def lost(self, pack: Pack) -> None:
+    def lost(self, pack: Pack, why: str = LOST) -> None:
         """Nothing."""
 
     def ended(self, pack: Pack, result: Result) -> None:

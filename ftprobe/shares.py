@@ -6,6 +6,7 @@ Knows nothing of ray: nodes are mappings of resource to amount.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -45,7 +46,7 @@ def shares_of(study: Study, nodes: Sequence[Node], to_come: Sequence[Node] = ())
     nodes : sequence of mapping
         Resources of the nodes that are there (`CPU`, `GPU`, `memory` in bytes).
     to_come : sequence of mapping
-        Those of a node of each type that an autoscaler may start.
+        Those of every node that an autoscaler may start.
 
     Raises
     ------
@@ -66,7 +67,8 @@ def shares_of(study: Study, nodes: Sequence[Node], to_come: Sequence[Node] = ())
         )
         shares[stage] = share
         if not any(_fits(share, node) for node in every):
-            have = "; ".join(f"{n.get('CPU', 0):g} CPU, {n.get('GPU', 0):g} GPU" for n in every) or "no node"
+            kinds = dict.fromkeys(f"{n.get('CPU', 0):g} CPU, {n.get('GPU', 0):g} GPU" for n in every)
+            have = "; ".join(kinds) or "no node"
             want = f"{share.cpu:g} CPU, {share.gpu:g} GPU, {share.memory / 1e9:g} GB"
             problems.append(
                 Problem(
@@ -118,6 +120,8 @@ class Admission:
     Each stage has a window of its own, so that none waits behind the packs of another, and late choice keeps the
     longest path first. While packs that need a GPU are to come, those that need none leave a GPU node the cores that
     go with its GPUs: otherwise they would take each core as it comes free, and no GPU trial would ever find enough.
+    Where an autoscaler may start nodes without GPUs, no more of them go out than those nodes can hold: for one more it
+    would start a GPU node.
 
     Attributes
     ----------
@@ -126,38 +130,54 @@ class Admission:
         `max_concurrent` of the study; absent: no limit.
     nodes : sequence of mapping
         The cluster's nodes now; the sweep keeps it up to date.
-    autoscaled : bool
-        More packs may wait then: it is they that make the cluster grow.
+    to_come : sequence of mapping
+        Every node that an autoscaler may start, those that it has started included. With any, more packs may wait: it
+        is they that make the cluster grow.
     """
 
     shares: Mapping[Stage, Share]
     limits: Mapping[Stage, int]
     nodes: Sequence[Node]
-    autoscaled: bool = False
+    to_come: Sequence[Node] = ()
 
     def admits(self, stage: Stage, loads: Loads) -> bool:
         """Whether to hand out another pack of a stage."""
         out, queued = loads.out, loads.queued
         if out[stage] >= self.limits.get(stage, out[stage] + 1):
             return False
-        if queued[stage] >= (AHEAD_OF_NODES if self.autoscaled else AHEAD):
+        if queued[stage] >= (AHEAD_OF_NODES if self.to_come else AHEAD):
             return False
         on_gpu = [s for s in self.shares if self.shares[s].gpu]
-        if stage in on_gpu or not any(out[s] + loads.left[s] for s in on_gpu):
+        if stage in on_gpu:
             return True
-        beside = sum(out[s] for s in self.shares if s not in on_gpu)
+        beside, gpu_work = sum(out[s] for s in self.shares if s not in on_gpu), any(out[s] + loads.left[s] for s in on_gpu)
+        if beside >= self._most_beside(stage, gpu_work):
+            return False
+        if not gpu_work:
+            return True
         idle = self._gpu_places() - sum(out[s] - queued[s] for s in on_gpu)
         starved = idle > 0 and any(queued[s] for s in on_gpu)
-        return beside < self._places_beside(stage) or (self.autoscaled and not starved)
+        return beside < max(1, self._places(stage, self.nodes, gpu_work)) or (bool(self.to_come) and not starved)
 
     def _gpu_places(self) -> int:
         """GPU trials that fit at once, counted by the largest share: fewer than may really run."""
         gpu = max(share.gpu for share in self.shares.values())
         return int(sum(node.get("GPU", 0.0) // gpu for node in self.nodes))
 
-    def _places_beside(self, stage: Stage) -> int:
-        """Trials of a stage without GPUs that fit beside the GPU trials of every node; 1 at least."""
-        users = [share for share in self.shares.values() if share.gpu]
-        cores_of_gpu = max(share.cpu / share.gpu for share in users)
-        free = (node.get("CPU", 0.0) - node.get("GPU", 0.0) * cores_of_gpu for node in self.nodes)
-        return max(1, int(sum(max(0.0, cores) // self.shares[stage].cpu for cores in free)))
+    def _most_beside(self, stage: Stage, gpu_work: bool) -> float:
+        """Trials of a stage without GPUs for which no GPU node is started; any number where one kind of node comes."""
+        plain = [node for node in self.to_come if not node.get("GPU")]
+        coming = self._places(stage, plain, gpu_work)
+        if not coming or len(plain) == len(self.to_come):
+            return math.inf
+        there = self._places(stage, [node for node in self.nodes if not node.get("GPU")], gpu_work)
+        on_gpu_nodes = self._places(stage, [node for node in self.nodes if node.get("GPU")], gpu_work)
+        return max(coming, there) + on_gpu_nodes
+
+    def _places(self, stage: Stage, nodes: Sequence[Node], gpu_work: bool) -> int:
+        """Trials of a stage without GPUs that fit on nodes, beside the GPU trials of each while there are any."""
+        share = self.shares[stage]
+        users = [each for each in self.shares.values() if each.gpu] if gpu_work else []
+        cores_of_gpu = max((each.cpu / each.gpu for each in users), default=0.0)
+        free = (node.get("CPU", 0.0) - node.get("GPU", 0.0) * cores_of_gpu for node in nodes)
+        return int(sum(max(0.0, cores) // share.cpu for cores in free))

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ftprobe.planner import STAGES
+from ftprobe.runner import LOST
 from ftprobe.schedule import Pack, Result, Schedule
 
 COLUMNS = ("done", "running", "failed", "skipped", "reused", "waiting")
@@ -61,11 +62,11 @@ class View:
         """A running pack reported its latest numbers."""
         self.metrics[pack.id] = _brief(metrics)
 
-    def lost(self, pack: Pack) -> None:
+    def lost(self, pack: Pack, why: str = LOST) -> None:
         """A running pack lost its worker or node."""
         self.metrics.pop(pack.id, None)
         if not self.quiet:
-            self.console.print(f"lost, to be run again: {pack.stage} {pack.trials[0].name}", highlight=False)
+            self.console.print(f"{why}, to be run again: {pack.stage} {pack.trials[0].name}", highlight=False)
 
     def tick(self) -> None:
         """Nothing: the screen refreshes itself."""

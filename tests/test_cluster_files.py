@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +131,18 @@ def test_workers_are_spot_come_on_demand_and_go_when_idle(kind: str) -> None:
     assert cluster["provider"]["cache_stopped_nodes"] is False
 
 
+@pytest.mark.parametrize("kind", CLOUDS)
+def test_spot_workers_watch_for_the_notice_and_the_head_does_not(kind: str) -> None:
+    *_, start, watch = document(kind)["worker_start_ray_commands"]
+    assert "ray start" in start, "the watch looks for the node that it started"
+    assert re.fullmatch(r"RAY_AUTH_MODE=token setsid (ftprobe spot-watch) > \S+ 2>&1 < /dev/null &", watch)
+    assert "spot-watch" not in commands(kind, "head_start_ray_commands")
+    asked = subprocess.run(
+        [sys.executable, "-m", "ftprobe.cli", "spot-watch", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "notice" in asked.stdout
+
+
 def test_aws_nodes_reach_s3_by_their_role() -> None:
     for name, node_type in document("aws")["available_node_types"].items():
         node = node_type["node_config"]
@@ -217,6 +231,23 @@ def test_the_image_has_every_file_that_the_cluster_file_syncs() -> None:
     copied = " ".join(re.findall(r"^COPY --chown=ray (.*)$", (CLUSTERS / "Dockerfile").read_text(), re.M)).split()
     synced = [source for source in document("aws")["file_mounts"].values() if not source.startswith("~")]
     assert set(synced) <= set(copied)
+
+
+def test_s3_takes_the_lifecycle_rule_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    moto = pytest.importorskip("moto", reason="needs moto: pip install 'ftprobe[dev]'")
+    import boto3
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    text = (REPO / "docs" / "cluster.md").read_text()
+    (rules,) = re.findall(r"--lifecycle-configuration '(\{.*?\})'", text, re.S)
+    with moto.mock_aws():
+        s3 = boto3.client("s3", region_name="us-east-1")
+        s3.create_bucket(Bucket="studies")
+        s3.put_bucket_lifecycle_configuration(Bucket="studies", LifecycleConfiguration=json.loads(rules))
+        (rule,) = s3.get_bucket_lifecycle_configuration(Bucket="studies")["Rules"]
+    assert (rule["Status"], rule["AbortIncompleteMultipartUpload"]) == ("Enabled", {"DaysAfterInitiation": 2})
+    assert "Expiration" not in rule, "nothing that is finished may go"
 
 
 @pytest.fixture

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,6 +15,7 @@ from typing import Any, cast
 import pytest
 
 from ftprobe import journal as journal_module
+from ftprobe import runner
 from ftprobe.cost import Cost
 from ftprobe.journal import Journal, read_journal
 from ftprobe.planner import Plan, Trial
@@ -20,11 +23,21 @@ from ftprobe.progress import progress, status_lines
 from ftprobe.runner import Silent
 from ftprobe.schedule import Result, Schedule
 from ftprobe.store import Store
+from ftprobe.store.remote import RemoteVolume
 
 
 def planned(*names: str) -> Schedule:
     trials = {n: Trial(n, "finetune", f"model/{n}", {}, (), n, {}, {}, Cost(10.0, 0.0, 0)) for n in names}
     return Schedule(Plan(cast(Any, SimpleNamespace(name="study")), trials, (), (), len(trials), frozenset()))
+
+
+def until(condition: Callable[[], object], seconds: float = 20.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def document(*names: str) -> dict[str, Any]:
@@ -38,7 +51,7 @@ def publish(store: Store, id: str, finished: str, wall_s: float) -> None:
 
 
 def test_a_run_is_told_while_it_runs_and_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_module, "EVERY_S", -1.0)  # every tick writes
+    monkeypatch.setattr(journal_module, "EVERY_S", 0.02)
     store, schedule = Store.open(tmp_path), planned("a", "b", "c")
     journal = Journal(store, "study", Silent())
     journal.begin(schedule, "Ray: 2 node(s)")
@@ -59,7 +72,7 @@ def test_a_run_is_told_while_it_runs_and_afterwards(tmp_path: Path, monkeypatch:
     journal.ended(first, Result("done", wall_s=7200.0))
     schedule.start(second.id)
     journal.started(second)
-    journal.tick()
+    assert until(lambda: (read_journal(store, "study") or {}).get("counts", {}).get("finetune", {}).get("done"))
 
     at = progress(document("a", "b", "c"), store)
     assert at.states["finetune"] == {"done": 1, "running": 1, "missing": 1}
@@ -97,6 +110,71 @@ def test_failures_name_their_log_and_a_damaged_journal_is_none(tmp_path: Path) -
     assert at.states["finetune"] == {"failed": 1, "missing": 1}
     assert at.journal is None
     assert read_journal(store, "nothing") is None
+
+
+def test_a_silent_trial_does_not_look_like_a_lost_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "EVERY_S", 0.05)
+    store, schedule = Store.open(tmp_path), planned("a")
+
+    def silent(payloads: object, *rest: object, **how: object) -> dict[str, Any]:
+        first = read_journal(store, "study")
+        assert until(lambda: ((read_journal(store, "study") or {}).get("running") or [{"s": 0}])[0]["s"] >= 0.5)
+        assert first is None or first["ended"] is None
+        return {"state": "done", "error": "", "corrupt": [], "wall_s": 1.0, "metrics": {}}
+
+    monkeypatch.setattr(runner, "run_pack", silent)
+    journal = Journal(store, "study", Silent())
+    runner.run_inline(schedule, store, journal, device="cpu", threads=1)
+    journal.close(interrupted=False)
+    kept = read_journal(store, "study")
+    assert kept is not None
+    assert kept["ended"] == "finished"
+    assert kept["counts"]["finetune"] == {"done": 1}
+
+
+def test_a_store_that_does_not_answer_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("EVERY_S", 0.02), ("LAST_S", 0.2)):
+        monkeypatch.setattr(journal_module, name, seconds)
+    asked, answers = threading.Event(), threading.Event()
+    store, schedule = Store.open(tmp_path), planned("a")
+    journal = Journal(store, "study", Silent())
+    write = journal.volume.write
+
+    def out_of_reach(name: str, data: bytes) -> None:
+        asked.set()
+        answers.wait()
+        write(name, data)
+
+    monkeypatch.setattr(journal.volume, "write", out_of_reach)
+    begun = time.monotonic()
+    journal.begin(schedule, "here")
+    assert asked.wait(10)
+    pack = schedule.next()
+    assert pack is not None
+    schedule.start(pack.id)
+    journal.started(pack)
+    for _ in range(1000):
+        journal.tick()
+        journal.metric(pack, {"epoch": 1})
+    schedule.complete(pack.id, Result("done", wall_s=1.0))
+    journal.ended(pack, Result("done", wall_s=1.0))
+    journal.close(interrupted=False)
+    assert time.monotonic() - begun < 5
+    answers.set()
+    assert until(lambda: (read_journal(store, "study") or {}).get("ended") == "finished")
+
+
+def test_an_object_store_in_trouble_is_asked_for_seconds_only(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
+    journal = Journal(store, "study", Silent())
+    if isinstance(store.volume, RemoteVolume):
+        assert isinstance(journal.volume, RemoteVolume)
+        assert journal.volume.patience.limit_s == journal_module.EVERY_S
+        assert store.volume.patience.limit_s > 60
+    journal.begin(planned("a"), "here")
+    journal.close(interrupted=True)
+    kept = read_journal(store, "study")
+    assert kept is not None
+    assert kept["ended"] == "interrupted"
 
 
 @pytest.mark.ray

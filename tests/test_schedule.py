@@ -51,7 +51,7 @@ class Losses(Silent):
     def __init__(self) -> None:
         self.lost_packs: list[str] = []
 
-    def lost(self, pack: Pack) -> None:
+    def lost(self, pack: Pack, why: str = "") -> None:
         self.lost_packs.append(pack.id)
 
 

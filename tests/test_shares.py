@@ -34,11 +34,30 @@ def test_each_stage_has_a_window_of_its_own() -> None:
 
 def test_an_autoscaler_sees_more_that_waits() -> None:
     waiting = loads({"probe": AHEAD}, {"probe": AHEAD}, {"probe": 900})
-    shares = dict.fromkeys(SHARES, BESIDE)
+    shares, to_come = dict.fromkeys(SHARES, BESIDE), [CPU_NODE] * 20
     assert not Admission(shares, {}, [CPU_NODE]).admits("probe", waiting)
-    assert Admission(shares, {}, [CPU_NODE], autoscaled=True).admits("probe", waiting)
+    assert Admission(shares, {}, [CPU_NODE], to_come).admits("probe", waiting)
     demand = loads({"probe": AHEAD_OF_NODES}, {"probe": AHEAD_OF_NODES}, {"probe": 900})
-    assert not Admission(shares, {}, [CPU_NODE], autoscaled=True).admits("probe", demand)
+    assert not Admission(shares, {}, [CPU_NODE], to_come).admits("probe", demand)
+
+
+def test_no_gpu_node_is_started_for_cpu_trials_while_nodes_without_gpus_may_come() -> None:
+    to_come = [CPU_NODE] * 3 + [GPU_NODE] * 8
+    empty, grown = Admission(SHARES, {}, [], to_come), Admission(SHARES, {}, [CPU_NODE] * 3, to_come)
+    for admission in (empty, grown):
+        assert admission.admits("probe", loads({"probe": 23}, {"probe": 20}, {"probe": 900}))
+        assert not admission.admits("probe", loads({"probe": 24}, {"probe": 20}, {"probe": 900})), "3 x 8 cores"
+        assert not admission.admits("probe", loads({"probe": 24}, {}, {"probe": 900, "finetune": 1}))
+    with_gpu = Admission(SHARES, {}, [CPU_NODE, GPU_NODE], to_come)
+    assert with_gpu.admits("probe", loads({"probe": 39}, {}, {"probe": 900})), "and the 16 of a GPU node that is there"
+    assert not with_gpu.admits("probe", loads({"probe": 40}, {}, {"probe": 900}))
+    assert not with_gpu.admits("probe", loads({"probe": 32, "finetune": 2}, {}, {"probe": 900})), "8 go with its GPUs"
+    assert with_gpu.admits("probe", loads({"probe": 31, "finetune": 2}, {}, {"probe": 900}))
+    assert with_gpu.admits("finetune", loads({"probe": 40, "finetune": 2}, {}, {"finetune": 9})), "GPU trials are free"
+    only_gpus = Admission(SHARES, {}, [], [GPU_NODE] * 8)
+    assert only_gpus.admits("probe", loads({"probe": 60}, {"probe": 60}, {"probe": 900})), "nothing else could run them"
+    no_gpus = Admission(SHARES, {}, [], [CPU_NODE] * 3)
+    assert no_gpus.admits("probe", loads({"probe": 60}, {"probe": 60}, {"probe": 900})), "no GPU node may come"
 
 
 def test_the_limit_of_a_stage_counts_what_waits_too() -> None:
@@ -58,7 +77,7 @@ def test_cpu_trials_leave_a_gpu_node_the_cores_of_its_gpus() -> None:
 
 
 def test_cpu_trials_ask_an_autoscaler_for_nodes_unless_a_gpu_trial_starves() -> None:
-    admission = Admission(SHARES, {}, [GPU_NODE], autoscaled=True)
+    admission = Admission(SHARES, {}, [GPU_NODE], [GPU_NODE] * 8)
     busy = loads({"probe": 30, "finetune": 5}, {"finetune": 3}, {"probe": 9})
     assert admission.admits("probe", busy), "both GPUs are at work: the cores are not what the others wait for"
     starving = loads({"probe": 30, "finetune": 4}, {"finetune": 3}, {"probe": 9})

@@ -20,17 +20,24 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ftprobe.errors import InputError, Problem, StoreError
 from ftprobe.planner import Plan
 from ftprobe.store import Store
+from ftprobe.sweep.losses import leaving_nodes
 
 LOOK_S = 120.0  # a node that has not answered by then is taken for one that does not answer
 
 
 def alive_nodes() -> list[dict[str, float]]:
-    """Resources of every node that is alive."""
-    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    """Resources of every node that trials may run on."""
+    return [dict(node["Resources"]) for node in _open_nodes()]
+
+
+def _open_nodes() -> list[dict[str, Any]]:
+    """Every node that is alive and not about to be taken away."""
+    leaving = leaving_nodes()
+    return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
 
 
 def nodes_to_come() -> list[dict[str, float]]:
-    """Resources of one node of each type that the cluster's autoscaler may start.
+    """Resources of every node that the cluster's autoscaler may start, those that it has started included.
 
     Read from the file that the autoscaler on this machine was given; none where the driver is not on the head.
     """
@@ -40,7 +47,8 @@ def nodes_to_come() -> list[dict[str, float]]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
         types = document["available_node_types"]
-        return [dict(each["resources"]) for each in types.values() if each.get("max_workers", 0) and each["resources"]]
+        each_type = [(each.get("max_workers", 0), each["resources"]) for each in types.values()]
+        return [dict(resources) for most, resources in each_type if resources for _ in range(most)]
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         return []
 
@@ -63,7 +71,7 @@ def check_nodes(plan: Plan, store: Store) -> None:
     InputError
         A node that does not see the store or a checkpoint, by name.
     """
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    nodes = _open_nodes()
     if len(nodes) < 2:
         return
     token = uuid.uuid4().hex
@@ -93,7 +101,7 @@ def _asked(nodes: Sequence[dict[str, Any]], names: Sequence[str], store: Store, 
         try:
             said = ray.get(answer, timeout=0)
         except ray.exceptions.RayError as error:
-            if node["NodeID"] not in {each["NodeID"] for each in ray.nodes() if each["Alive"]}:
+            if node["NodeID"] not in {each["NodeID"] for each in _open_nodes()}:
                 continue  # it left meanwhile
             short = str(error).strip().splitlines()[-1]
             problems.append(Problem(place, f"does not run ftprobe: {short}", "install the same version on every node"))
@@ -110,7 +118,7 @@ def smallest_gpu(nodes: Sequence[Mapping[str, float]]) -> float:
     if not any(node.get("GPU") for node in nodes):
         return math.inf
     ask = ray.remote(num_cpus=0, max_retries=0)(gpu_bytes)
-    there = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    there = [node["NodeID"] for node in _open_nodes() if node["Resources"].get("GPU")]
     asked = [ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, soft=False)).remote() for n in there]
     ready, _ = ray.wait(asked, num_returns=len(asked), timeout=LOOK_S)
     said: list[float] = []

@@ -26,6 +26,7 @@ from ftprobe.schedule import Schedule
 from ftprobe.shares import Admission, Share, memory_problems, shares_of
 from ftprobe.store import Store
 from ftprobe.sweep.cluster import alive_nodes, check_nodes, nodes_to_come, smallest_gpu
+from ftprobe.sweep.losses import heed_notice, told_of_memory
 from ftprobe.sweep.searcher import DagSearcher, Watcher
 from ftprobe.sweep.trackers import trackers
 from ftprobe.worker import run_pack
@@ -36,6 +37,7 @@ ANSWER_S = 10.0
 SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",  # else Tune starts a trial of a preempted node again by itself
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -75,10 +77,11 @@ def run_ray(
             raise InputError(problems)
         limits = {stage: r.max_concurrent for stage, r in study.resources.items() if r.max_concurrent is not None}
         observer.begin(schedule, _slots(nodes))
-        admission = Admission(shares, limits, nodes, autoscaled=bool(to_come))
+        admission = Admission(shares, limits, nodes, to_come)
         searcher = DagSearcher(schedule, store, observer, admission, alive_nodes)
         callbacks = [Watcher(searcher), *trackers(study, searcher)]
-        _tuner(searcher, callbacks, store, execute, scratch).fit()
+        with told_of_memory():
+            _tuner(searcher, callbacks, store, execute, scratch).fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         if started_here:
@@ -156,6 +159,7 @@ def hold_to(share: float) -> None:
 
 def _trainable(config: dict[str, Any], *, store: Store, execute: Execute) -> None:
     """One pack in a Tune worker: reports as it goes, and what became of it last."""
+    heed_notice()
     gpus = ray.get_gpu_ids()
     if not gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # ray leaves it unset, and torch would see every GPU

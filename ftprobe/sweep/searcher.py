@@ -14,8 +14,8 @@ from ftprobe.runner import Observer, as_result, finish
 from ftprobe.schedule import Pack, Result, Schedule
 from ftprobe.shares import Admission
 from ftprobe.store import Store
+from ftprobe.sweep.losses import loss_of
 
-LOSSES = 3  # of a worker or node that ran it, after which a pack is run again; a trial's own errors are results
 STARTS = 20  # attempts that end before a worker has the pack, as when nodes come and go, after which it is tried again
 _LOOK_S = 5.0  # how often the cluster is asked for its nodes
 
@@ -27,6 +27,8 @@ class DagSearcher(Searcher):  # type: ignore[misc]
     ----------
     packs : dict of str to Pack
         What runs, by Tune's trial id.
+    actors : dict of str to str
+        Ray's id of the worker that has it, likewise.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class DagSearcher(Searcher):  # type: ignore[misc]
         self.schedule, self.store, self.observer = schedule, store, observer
         self.admission, self.nodes = admission, nodes
         self.packs: dict[str, Pack] = {}
+        self.actors: dict[str, str] = {}
         self._looked = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -61,17 +64,17 @@ class DagSearcher(Searcher):  # type: ignore[misc]
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """A pack came back, or lost its worker: then it is handed out again, as another of Tune's trials."""
-        pack = self.packs.pop(trial_id)
+        pack, actor = self.packs.pop(trial_id), self.actors.pop(trial_id, "")
         if not error and result and "outcome" in result:
             finish(self.schedule, self.store, self.observer, pack, as_result(json.loads(result["outcome"])))
         elif self.schedule.has_started(pack.id):
-            self._lost(pack, "lost", LOSSES, f"its worker or node was lost {LOSSES + 1} times")
+            self._lost(pack, *loss_of(actor, pack.stage))
         else:
             self._lost(pack, "not started", STARTS, f"no worker could be started for it {STARTS + 1} times")
 
     def _lost(self, pack: Pack, why: str, times: int, error: str) -> None:
         if self.schedule.again(pack.id, why, times):
-            self.observer.lost(pack)
+            self.observer.lost(pack, why)
         elif self.schedule.stopped:  # nothing is run again then, and this loss is not the pack's fault
             finish(self.schedule, self.store, self.observer, pack, Result("store", self.schedule.stopped))
         else:
@@ -99,6 +102,7 @@ class Watcher(Callback):  # type: ignore[misc]
         pack = self.searcher.packs.get(trial.trial_id)
         if pack is not None:
             self.searcher.schedule.start(pack.id)
+            self.searcher.actors[trial.trial_id] = trial.temporary_state.ray_actor._actor_id.hex()
             self.searcher.observer.started(pack)
 
     def on_trial_result(
