@@ -150,7 +150,10 @@ class Admission:
         on_gpu = [s for s in self.shares if self.shares[s].gpu]
         if stage in on_gpu:
             return True
-        beside, gpu_work = sum(out[s] for s in self.shares if s not in on_gpu), any(out[s] + loads.left[s] for s in on_gpu)
+        beside, gpu_work = (
+            sum(out[s] for s in self.shares if s not in on_gpu),
+            any(out[s] + loads.left[s] for s in on_gpu),
+        )
         if beside >= self._most_beside(stage, gpu_work):
             return False
         if not gpu_work:
