@@ -57,7 +57,8 @@ def plan_table(plan: Plan, store: Store) -> Table:
     counted = Counter(pack.stage for pack in packs(plan.missing(), _speed(store)))
     rows = {stage: {**row, "packs": counted[stage]} for stage, row in rows.items()}
     for stage, row in rows.items():
-        table.add_row(stage, *_cells(row))
+        if row["trials"]:
+            table.add_row(stage, *_cells(row))
     total = {key: sum(row[key] for row in rows.values()) for key in rows["probe"]}
     table.add_row("all", *_cells(total), style="bold")
     if any(source.sizes and not _counted(source, store) for source in plan.sources):
@@ -72,7 +73,8 @@ def study_document(plan: Plan) -> dict[str, Any]:
 
 
 def listing() -> Table:
-    """Shipped studies, tasks and probes, with what each is."""
+    """Shipped studies, tasks, probes and measures, with what each is."""
+    from ftprobe.compare import COMPARISONS
     from ftprobe.probes import PROBES
     from ftprobe.tasks import TASKS
 
@@ -86,6 +88,8 @@ def listing() -> Table:
         table.add_row("task", name, task.description)
     for name, probe in sorted(PROBES.items()):
         table.add_row("probe", name, f"options: {', '.join(probe.Options.model_fields)}")
+    for name, comparison in sorted(COMPARISONS.items()):
+        table.add_row("measure", name, f"options: {', '.join(comparison.Options.model_fields)}")
     return table
 
 
