@@ -14,7 +14,7 @@ from ftprobe.compare.comparison import Comparison as Comparison
 from ftprobe.compare.comparison import States as States
 
 BUILT_IN = (
-    Comparison("attention", attention.AttentionOptions, 1, "ftprobe.compare.attention_run:run", "models"),
+    Comparison("attention", attention.AttentionOptions, 1, "ftprobe.compare.attention_run:run", "models", items=2000),
     Comparison(
         "perplexity",
         perplexity.PerplexityOptions,

@@ -21,7 +21,5 @@ class AttentionOptions(BaseModel):
     ground_distance: Literal["position", "position_normalised", "values"] = "position"
     """`position`: |i - j|; `position_normalised`: |i - j| / (n - 1); `values`: the distance between the two sets of
     values, whatever their positions, a common misuse."""
-    max_sentences: Annotated[int, Field(ge=1)] = 2000
-    """Sentences drawn from the split; all of them where there are no more."""
     max_length: Annotated[int, Field(ge=2)] = 512
     """Longest sequence in sub-words, special ones included; longer texts are cut, and counted."""

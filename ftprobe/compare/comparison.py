@@ -57,6 +57,8 @@ class Comparison:
         Each text by itself, sampled; or all texts of the split joined in their order and cut into blocks.
     seeded : bool
         Whether the trial's seed changes its numbers: then its rows name it.
+    items : int, optional
+        How many texts of the split are sampled where the study does not say; without, all.
     """
 
     kind: str
@@ -66,6 +68,7 @@ class Comparison:
     reads: Reads
     text: Text = "sentences"
     seeded: bool = False
+    items: int | None = None
 
 
 Report = Callable[[dict[str, object]], None]

@@ -20,13 +20,14 @@ def plan_comparison(
     source, corpus, _, work = text
     comparison = COMPARISONS[run.kind]
     options = run.options.model_dump(mode="json")
+    items = run.items or comparison.items
     columns: dict[str, Any] = {
         "method": run.kind,
         "task": None,
         "corpus": source.corpus,
         "domain": run.domain,
         "probe_seed": run.seed if comparison.seeded else None,
-        "config": {"compare": {"kind": run.kind, **options}, "split": run.split, "items": run.items},
+        "config": {"compare": {"kind": run.kind, **options}, "split": run.split, "items": items},
     }
     columns["config_id"] = content_id([columns["config"], run.seed])
     for state in states:
@@ -38,7 +39,7 @@ def plan_comparison(
             "options": options,
             "corpus": corpus,
             "split": run.split,
-            "items": run.items,
+            "items": items,
             "seed": run.seed,
             "study_seed": study.seed,
         }
@@ -54,6 +55,6 @@ def plan_comparison(
                 **columns,
                 "variant": state.columns["variant"].partition("[")[0],
             },
-            compare_cost(state.architecture, work, run.split, run.items),
+            compare_cost(state.architecture, work, run.split, items),
         )
         book.label(trial.id, state.alias, state.columns["variant"])

@@ -106,7 +106,7 @@ class CompareEntry(Options):
     finetune_task: str | None = None
     split: Literal["train", "dev", "test", "all"] = "test"
     items: Count | None = None
-    """At most so many texts of the split, sampled once; as many as the measure takes when null."""
+    """At most so many texts of the split, sampled once; when null 2,000 for `attention`, else all."""
     domain: Literal["in", "out"] | None = None
     """What the text is to the states that are measured, for tables (Merchant et al. 2020, section 6)."""
     seed: Annotated[int, Field(ge=0)] = 0
