@@ -39,7 +39,7 @@ def test_the_registry_is_light() -> None:
 def test_defaults_are_those_of_the_methods() -> None:
     attention = AttentionOptions()
     assert (attention.log_base, attention.normalise, attention.direction) == ("e", False, "from")
-    assert (attention.ground_distance, attention.max_sentences) == ("position", 2000)
+    assert (attention.ground_distance, COMPARISONS["attention"].items) == ("position", 2000)
     perplexity = PerplexityOptions()
     assert (perplexity.masking, perplexity.block, perplexity.decoder) == ("random15", 512, "pretrained")
 
