@@ -16,6 +16,7 @@ from ftprobe.schedule import Pack
 
 LOOK = 1024  # packs of a stage that are looked through, the first in order
 SHORTEST = 0.5  # of the first pack's path, that another must have to be preferred
+ROUNDS = 4  # of the workers, in which a pack is passed over before whoever asks gets it
 _HELD, _NOBODYS, _ELSEWHERE = range(3)
 
 
@@ -24,7 +25,7 @@ class Locality:
 
     Large inputs are fine-tuned models, activations, and checkpoints of the hub. The order, longest remaining path
     first, gives way within limits: a pack is passed over only for one whose path is at least `SHORTEST` of its own,
-    and not more often in a row than there are workers, in about which time each node that is not stuck has asked.
+    and in a row not more often than `ROUNDS` for each worker: by then every node that is not stuck has asked.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -59,7 +60,7 @@ class Locality:
         times = times if passed == first.id else 0
         best, rank = first, self._rank(first, node)
         for other_length, other in in_order:
-            if rank == _HELD or times >= workers or other_length < SHORTEST * length:
+            if rank == _HELD or times >= ROUNDS * workers or other_length < SHORTEST * length:
                 break
             if (other_rank := self._rank(other, node)) < rank:
                 best, rank = other, other_rank

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ray.tune import Callback
 from ray.tune.search import Searcher
@@ -120,7 +121,7 @@ class Watcher(Callback):  # type: ignore[misc]
 
     def __init__(self, searcher: DagSearcher) -> None:
         self.searcher = searcher
-        self._nodes: dict[Any, str] = {}  # by actor
+        self._nodes: MutableMapping[Any, str] = WeakKeyDictionary()  # by actor, which must not live longer for it
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing, as for the searcher."""
