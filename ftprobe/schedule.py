@@ -6,10 +6,11 @@ processes; the sweep and the in-process runner drive the same one.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from ftprobe.cost import DEFAULT_SPEED
@@ -28,6 +29,9 @@ class Pack(NamedTuple):
     stage: Stage
     trials: tuple[Trial, ...]
     parents: frozenset[str]
+
+
+_Place = tuple[float, int, str]  # in line: minus the length of the remaining path, when it became ready, the pack
 
 
 class Loads(NamedTuple):
@@ -142,7 +146,8 @@ class Schedule:
         self._needed = {t.id for t in missing}
         self._depth = _critical(self.plan)
         self._waiting: dict[str, Pack] = {}
-        self._ready: dict[Stage, list[tuple[float, int, str]]] = {stage: [] for stage in STAGES}
+        self._places: dict[str, _Place] = {}
+        self._ready: dict[Stage, list[_Place]] = {stage: [] for stage in STAGES}  # in order
         self._packs: dict[str, Pack] = {}
         self._left: Counter[Stage] = Counter()
         self._running: set[str] = set()
@@ -165,7 +170,8 @@ class Schedule:
         if not open_parents:
             self._order += 1
             depth = max(self._depth[t.id] for t in pack.trials)
-            heapq.heappush(self._ready[pack.stage], (-depth, self._order, pack.id))
+            self._places[pack.id] = (-depth, self._order, pack.id)
+            bisect.insort(self._ready[pack.stage], self._places[pack.id])
             return
         self._waiting[pack.id] = pack
         for parent in open_parents:
@@ -180,10 +186,26 @@ class Schedule:
         if not heads:
             return None
         pack = self._packs[min(heads)[2]]
-        heapq.heappop(self._ready[pack.stage])
+        self._ready[pack.stage].pop(0)
         self._left[pack.stage] -= 1
         self._running.add(pack.id)
         return pack
+
+    def waiting(self, stage: Stage) -> Iterator[tuple[float, Pack]]:
+        """Packs of a stage that no worker has taken, handed out or not, in order; before each, its path's length."""
+        out = sorted(self._places[key] for key in self._running - self._started if self._packs[key].stage == stage)
+        for length, _, key in heapq.merge(out, self._ready[stage]):
+            yield -length, self._packs[key]
+
+    def exchange(self, pack: str, other: str) -> bool:
+        """Hand out another pack of the stage instead of one that no worker has taken; False if it is out already."""
+        if other in self._running:
+            return False
+        queue = self._ready[self._packs[pack].stage]
+        queue.pop(bisect.bisect_left(queue, self._places[other]))
+        bisect.insort(queue, self._places[pack])
+        self._running ^= {pack, other}
+        return True
 
     def start(self, pack: str) -> None:
         """A worker took a pack that had been handed out."""

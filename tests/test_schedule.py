@@ -317,3 +317,29 @@ def test_stages_that_are_not_admitted_wait() -> None:
     assert schedule.loads().left == {"finetune": 1, "activations": 1, "probe": 3}
     drive(schedule)
     assert not +schedule.loads().left
+
+
+def test_packs_that_no_worker_has_wait_in_order_whether_handed_out_or_not() -> None:
+    schedule = Schedule(plan(*(trial(key, minutes=m) for key, m in (("a", 3), ("b", 5), ("c", 4), ("d", 1)))))
+    started, handed_out = schedule.next(), schedule.next()
+    assert started is not None
+    assert handed_out is not None
+    schedule.start(started.id)
+    assert started.id == "b"
+    assert [pack.id for _, pack in schedule.waiting("probe")] == ["c", "a", "d"]
+    lengths = [length for length, _ in schedule.waiting("probe")]
+    assert lengths == [4 * MINUTE, 3 * MINUTE, MINUTE]
+
+
+def test_an_exchanged_pack_is_out_and_the_other_waits_again() -> None:
+    schedule = Schedule(plan(*(trial(key, minutes=m) for key, m in (("a", 3), ("b", 5), ("c", 4)))))
+    first, second = schedule.next(), schedule.next()
+    assert (first and first.id, second and second.id) == ("b", "c")
+    assert not schedule.exchange("b", "c"), "both are out"
+    before = schedule.loads()
+    assert schedule.exchange("b", "a")
+    assert schedule.loads() == before
+    assert [pack.id for _, pack in schedule.waiting("probe")] == ["b", "c", "a"]
+    schedule.complete("a", DONE)
+    schedule.complete("c", DONE)
+    assert drive(schedule) == ["b"]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
-from ftprobe.errors import InputError, NodeError
+from ftprobe.errors import CorruptArtifact, InputError, NodeError
 from ftprobe.shards import ShardWriter
 from ftprobe.store import Store, cache
 from ftprobe.store.remote import RemoteVolume
@@ -306,3 +306,26 @@ def test_a_full_disk_names_its_machine_and_keeps_no_half_file(
     assert not store.exists("probe", "8")
     (small_disk / "another's").unlink()
     assert (store.fetch("probe", "7") / "0.bin").read_bytes() == b"7" * 75_000
+
+
+def test_what_was_made_here_need_not_travel_to_be_read_here(store: Store, tmp_path: Path) -> None:
+    for stage in ("activations", "finetune", "labels"):
+        with store.workdir() as folder:
+            (folder / "part").mkdir()
+            (folder / "part" / "layer").write_bytes(b"1" * 1000)
+            store.publish(stage, "made", folder, {})
+        (file,) = (tmp_path / "store" / "artifacts" / stage / "made").glob("*/part/layer")
+        file.unlink()
+    for stage in ("activations", "finetune"):
+        assert (store.fetch(stage, "made") / "part" / "layer").read_bytes() == b"1" * 1000
+    with pytest.raises(CorruptArtifact):
+        store.fetch("labels", "made")  # small, and not what trials wait for
+
+
+def test_what_was_made_here_counts_against_the_limit(store: Store, place: Path) -> None:
+    for id in map(str, range(6)):
+        with store.workdir() as folder:
+            (folder / "layer.bin").write_bytes(id.encode() * N_BYTES)
+            store.publish("activations", id, folder, {})
+        store.release()
+    assert 0 < cached_bytes(place) <= 3.5 * N_BYTES

@@ -21,12 +21,13 @@ from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
-from ftprobe.errors import InputError
+from ftprobe.errors import InputError, NodeError
 from ftprobe.hashing import content_id
 from ftprobe.store.contents import Files
 from ftprobe.store.faults import node_error
 from ftprobe.store.scratch import discard, scratch_name
 
+READ_AGAIN = ("finetune", "activations")  # stages whose artifacts trials read, and that are large
 _SHARE_OF_FREE = 0.5
 _KEPT_OF_LIMIT = 0.9  # an eviction makes more room than asked for: each looks at every entry
 _pins: dict[tuple[int, Path], _Pins] = {}  # by process, since a fork inherits those of its parent
@@ -100,6 +101,23 @@ def filling(folder: Path) -> Iterator[None]:
     with open(folder.parent / "lock", "ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def keep(root: Path, name: str, files: Files, source: Path) -> None:
+    """Move the files of an artifact that was just made here, and that trials read, into the cache; others stay.
+
+    They are on this machine's disk already: nothing need ever travel to be read here.
+    """
+    if name.split("/")[-2] not in READ_AGAIN:
+        return
+    with suppress(OSError, NodeError):
+        folder = pinned(root, name, files)
+        with filling(folder):
+            absent = [n for n in files if not (folder / n).exists()]
+            make_room(root, sum(files[n]["bytes"] for n in absent))
+            for n in absent:
+                (folder / n).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(source / n, folder / n)
 
 
 def make_room(root: Path, n_bytes: int) -> None:

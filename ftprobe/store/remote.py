@@ -168,7 +168,7 @@ class RemoteVolume:
         self._ask(request, name, "remove")
 
     def publish(self, folder: Path, name: str, manifest: Mapping[str, object], files: Mapping[str, FileEntry]) -> None:
-        """Upload the files, then put the manifest unless another writer's is there by now."""
+        """Upload the files, then put the manifest unless another writer's is there by now; the cache keeps a copy."""
         upload = uuid.uuid4().hex
         moved = {n: FileEntry(**{**entry, "path": f"{upload}/{n}"}) for n, entry in files.items()}
         document = json.dumps({**manifest, "files": moved}, indent=1, allow_nan=False).encode()
@@ -184,6 +184,7 @@ class RemoteVolume:
             return
         # If this fails the manifest may be there all the same, its answer lost: the files must stay.
         self.write(f"{name}/{MANIFEST}", document)
+        cache.keep(cache.cache_folder(), name, files, folder)
         with suppress(StoreError):  # it is published
             self._sweep_uploads(name, upload)
 

@@ -136,7 +136,7 @@ def _tuner(
             num_samples=-1,
             max_concurrent_trials=CONCURRENT,
             reuse_actors=True,
-            trial_name_creator=lambda trial: f"{trial.config['stage']}-{trial.config['pack'][:12]}",
+            trial_name_creator=lambda trial: f"{trial.config['stage']}-{trial.trial_id}",
             trial_dirname_creator=lambda trial: str(trial.trial_id),
         ),
         run_config=RunConfig(
@@ -167,7 +167,7 @@ def _trainable(config: dict[str, Any], *, store: Store, execute: Execute) -> Non
     if 0 < assigned.get("GPU", 0) < 1:
         hold_to(assigned["GPU"])
     outcome = execute(
-        json.loads(config["trials"]),
+        json.loads(config.pop("trials")),  # else every report would carry them back
         store,
         device="cuda" if gpus else "cpu",
         threads=max(1, int(assigned.get("CPU", 1))),
