@@ -260,7 +260,7 @@ def test_packs_of_a_node_that_is_lost_run_elsewhere(cluster: Any, tmp_path: Path
                 (node,) = (each for each in cluster.worker_nodes if each.node_id == self.gone)
                 cluster.remove_node(node, allow_graceful=False)
 
-        def lost(self, pack: Pack) -> None:
+        def lost(self, pack: Pack, why: str = "") -> None:
             self.lost_packs += (pack.id,)
 
     schedule, ran = Schedule(plan(*MADE, *readers(4))), Removes()
