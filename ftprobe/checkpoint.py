@@ -69,8 +69,12 @@ class CheckpointOptions(Protocol):
         """The commit of a hub checkpoint."""
 
     @property
-    def init(self) -> Literal["pretrained", "random"]:
-        """Whether the weights are read at all."""
+    def init(self) -> Literal["pretrained", "random", "shuffled"]:
+        """What becomes of the weights."""
+
+    @property
+    def init_embeddings(self) -> Literal["random", "pretrained"]:
+        """What becomes of the embeddings where the weights are not kept."""
 
     @property
     def trust_remote_code(self) -> bool:
@@ -83,8 +87,8 @@ def resolve(options: CheckpointOptions, *, offline: bool, place: str) -> Checkpo
     Parameters
     ----------
     options : CheckpointOptions
-        Checkpoint, revision and init; with `init: random` a folder needs no weights. With `trust_remote_code`, code
-        that would be run is part of the identity.
+        Checkpoint, revision and init; where no weight is kept a folder needs none. With `trust_remote_code`, code that
+        would be run is part of the identity.
     offline : bool
         Never ask the hub; the architecture then comes from the shipped table or the hub's cache.
     place : str
@@ -113,7 +117,8 @@ def resolve(options: CheckpointOptions, *, offline: bool, place: str) -> Checkpo
     tokenizer = folder / "tokenizer_config.json"
     described = _read_config(tokenizer, where) if options.trust_remote_code and tokenizer.is_file() else {}
     own = own_classes(config, described, trusted=options.trust_remote_code, name=str(folder), place=where)
-    files = _identifying_files(folder, weights=options.init == "pretrained", place=where)
+    weights = options.init != "random" or options.init_embeddings == "pretrained"
+    files = _identifying_files(folder, weights=weights, place=where)
     files += sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.py")) if own else []
     identity = {"content": content_id({file: _digest(folder / file) for file in files})}
     return Checkpoint(str(folder), None, identity, _architecture(config, str(folder), where), bool(own))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ftprobe.compare import States
 from ftprobe.store import Store
@@ -76,7 +76,15 @@ def _base(store: Store, payload: Payload) -> Encoder:
     model = payload["spec"]["model"]
     if model is None:
         return _artifact(store, payload, "pretrain")
-    return load_encoder(**_load_arguments(model, payload["where"]))
+    arguments = _load_arguments(model, payload["where"])
+    kept = model.get("init_embeddings", "random")
+    if model["init"] in ("pretrained", "random") and kept == "random":
+        return load_encoder(**arguments)
+    from ftprobe.models.surgery import randomize
+
+    scheme: Literal["shuffle", "init"] = "shuffle" if model["init"] == "shuffled" else "init"
+    whole = load_encoder(**{**arguments, "init": "pretrained"})
+    return randomize(whole, seed=arguments["seed"], scheme=scheme, embeddings=kept)
 
 
 def _masked_lm(store: Store, payload: Payload) -> MaskedLM:

@@ -12,11 +12,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import ftprobe
+from ftprobe.models.load import load_encoder
+from ftprobe.models.surgery import randomize
 from ftprobe.planner import Plan, make_plan
 from ftprobe.schedule import Schedule
+from ftprobe.shards import open_layer
 from ftprobe.store import Store
 from ftprobe.study import parse_study
 
@@ -184,3 +189,34 @@ def test_json_says_what_would_run(minilm: str, tmp_path: Path) -> None:
 def test_an_unknown_attribute_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError):
         _ = ftprobe.nothing
+
+
+def test_random_shuffled_and_kept_embeddings_are_models_of_their_own(minilm: str, tmp_path: Path) -> None:
+    study = document(minilm)
+    study["models"] = {
+        "random": {"checkpoint": minilm, "init": "random"},
+        "shuffled": {"checkpoint": minilm, "init": "shuffled"},
+        "kept": {"checkpoint": minilm, "init": "shuffled", "init_embeddings": "pretrained"},
+    }
+    study["probe"][0].update(task="word_order@grammar", on="pretrained", train_items=20, dev_items=10, test_items=10)
+    del study["finetune"], study["probe"][1:]
+    store = tmp_path / "store"
+    assert not ftprobe.run(parse_study(study), store=store, inline=True, threads=1, offline=True).failed
+    planned = plan(study, store)
+    extractions = {t.name.partition("/")[0]: t for t in planned.trials.values() if t.stage == "activations"}
+    held = {
+        model: [open_layer(Store.open(store).fetch("activations", trial.id), layer) for layer in (0, 6)]
+        for model, trial in extractions.items()
+    }
+    base = load_encoder(minilm, offline=True)
+    rows = base.model.embeddings.word_embeddings.weight
+    shuffled = randomize(base, seed=0, scheme="shuffle").model.embeddings.word_embeddings.weight
+    assert torch.equal(rows.flatten().sort().values, shuffled.flatten().sort().values)
+    assert not np.array_equal(held["shuffled"][0], held["kept"][0])
+    assert not np.array_equal(held["random"][0], held["shuffled"][0])
+    study["models"] = {"plain": {"checkpoint": minilm}}
+    assert not ftprobe.run(parse_study(study), store=store, inline=True, threads=1, offline=True).failed
+    (plain,) = (t for t in plan(study, store).trials.values() if t.stage == "activations")
+    pretrained = [open_layer(Store.open(store).fetch("activations", plain.id), layer) for layer in (0, 6)]
+    assert np.array_equal(held["kept"][0], pretrained[0])
+    assert not np.array_equal(held["kept"][1], pretrained[1])

@@ -99,6 +99,8 @@ def _untuned(study: Study, resolved: Resolved, book: Book, alias: str) -> State:
     identity: dict[str, Any] | None = {**checkpoint.identity, "init": options.init}
     if identity is not None and options.init != "pretrained":
         identity["init_seed"] = study.seed
+        if options.init_embeddings != "random":
+            identity["init_embeddings"] = options.init_embeddings
     trial = None
     if options.pretrain is not None:
         identity, trial = None, _pretraining(study, resolved, book, alias)

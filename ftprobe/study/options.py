@@ -44,8 +44,11 @@ class ModelOptions(Options):
     """In place of a checkpoint: how the study makes one."""
     revision: str | None = None
     """The commit of a hub checkpoint (40 hexadecimal digits); required there, meaningless elsewhere."""
-    init: Literal["pretrained", "random"] = "pretrained"
-    """`random` draws every parameter anew by the architecture's initialiser (Merchant et al. 2020, Table 1)."""
+    init: Literal["pretrained", "random", "shuffled"] = "pretrained"
+    """`random` draws every parameter anew by the architecture's initialiser (Merchant et al. 2020, Table 1), `shuffled`
+    permutes the entries inside each."""
+    init_embeddings: Literal["random", "pretrained"] = "random"
+    """Whether a model that is not pre-trained keeps the pre-trained embeddings."""
     trust_remote_code: bool = False
     """Run the Python code that comes with the checkpoint and that its `auto_map` names. Without, transformers' own
     architecture is used where it has the checkpoint's, and what needs code of its own is refused."""

@@ -91,6 +91,10 @@ def _models(document: Mapping[str, object], path: Path | None, problems: list[Pr
             models[alias] = built
         else:
             problems += built
+        if given.get("init", "pretrained") == "pretrained" and "init_embeddings" in given:
+            problems.append(
+                Problem(at(place, "init_embeddings"), "means nothing for a pre-trained model", "leave it out")
+            )
         if "pretrain" not in given and "checkpoint" not in given:
             problems.append(Problem(at(place, "checkpoint"), "missing", "say which checkpoint"))
         problems += _pretraining(given, place)
@@ -108,7 +112,7 @@ def _pretraining(given: Mapping[str, object], place: str) -> list[Problem]:
     pretrain = given.get("pretrain")
     if not isinstance(pretrain, Mapping):
         return []
-    beside = [key for key in ("checkpoint", "revision", "init", "trust_remote_code") if key in given]
+    beside = [key for key in (*ModelOptions.model_fields,) if key in given and key not in ("alias", "pretrain")]
     problems = [Problem(at(place, key), "does not go with `pretrain`", "leave it out") for key in beside]
     if isinstance(pretrain.get("text"), str):
         choice = Choice(text_reference(pretrain["text"]), at(place, "pretrain.text"))
