@@ -26,7 +26,12 @@ Answers = Mapping[str, NDArray[Any]]
 Rows = Mapping[str, Sequence[int]]
 """Rows of the label set by split: `train`, `test`, and `dev` where it selects the epoch."""
 
-OBJECTIVES = {"classify": "ftprobe.finetune.classify"}
+OBJECTIVES = {
+    "classify": "ftprobe.finetune.classify",
+    "regress": "ftprobe.finetune.regress",
+    "span": "ftprobe.finetune.span",
+    "span_type": "ftprobe.finetune.natural_questions",
+}
 
 
 class Score(NamedTuple):

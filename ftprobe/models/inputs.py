@@ -39,12 +39,7 @@ def encode(encoder: Encoder, sentences: Sequence[Sentence], *, max_length: int) 
     """
     model, tokenizer = encoder.model, encoder.tokenizer
     name, is_pair = model.config.model_type, any(sentence.text_b is not None for sentence in sentences)
-    if encoder.max_positions is not None and max_length > encoder.max_positions:
-        raise InputError.one(
-            "max_length",
-            f"{max_length} is more than the {encoder.max_positions} positions of the model",
-            f"at most {encoder.max_positions}",
-        )
+    check_length(encoder, max_length)
     if is_pair and tokenizer.num_special_tokens_to_add(pair=True) == 0:
         raise InputError.one(
             "model", f"the tokenizer of this {name} has no separators for text pairs", "use an encoder"
@@ -54,7 +49,7 @@ def encode(encoder: Encoder, sentences: Sequence[Sentence], *, max_length: int) 
         [sentence.text_b or "" for sentence in sentences] if is_pair else None,
         truncation="longest_first",
         max_length=max_length,
-        return_token_type_ids=_has_segments(encoder),
+        return_token_type_ids=has_segments(encoder),
         return_attention_mask=True,
         verbose=False,
     )
@@ -86,7 +81,18 @@ def pad(encoder: Encoder, features_N: Sequence[Features]) -> dict[str, Tensor]:
     return batch
 
 
-def _has_segments(encoder: Encoder) -> bool:
+def check_length(encoder: Encoder, max_length: int) -> None:
+    """Raise InputError where `max_length` is beyond the model's positions."""
+    if encoder.max_positions is not None and max_length > encoder.max_positions:
+        raise InputError.one(
+            "max_length",
+            f"{max_length} is more than the {encoder.max_positions} positions of the model",
+            f"at most {encoder.max_positions}",
+        )
+
+
+def has_segments(encoder: Encoder) -> bool:
+    """Whether the model takes segment ids."""
     # GPT-2 takes segment ids too, but looks them up among its words.
     config = encoder.model.config
     return config.model_type == "xlnet" or (getattr(config, "type_vocab_size", None) or 0) > 1

@@ -8,3 +8,5 @@ from ftprobe.models.heads.classifier import Pooled as Pooled
 from ftprobe.models.heads.classifier import Pooler as Pooler
 from ftprobe.models.heads.parts import save_head as save_head
 from ftprobe.models.heads.parts import set_dropout as set_dropout
+from ftprobe.models.heads.span import SpanHead as SpanHead
+from ftprobe.models.heads.span import SpanLogits as SpanLogits
