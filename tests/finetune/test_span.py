@@ -20,6 +20,7 @@ from ftprobe.errors import InputError
 from ftprobe.finetune import Checkpoints, checkpoints, finetune
 from ftprobe.finetune.span import SpanExtraction, make
 from ftprobe.finetune.span_decoding import BEST, best_spans, best_windows
+from ftprobe.finetune.squad_scores import scores
 from ftprobe.finetune.windows import Question, Windows, covered, frame, starts, within
 from ftprobe.measurement import Measurement, Outcome
 from ftprobe.models.load import load_encoder
@@ -196,6 +197,26 @@ def test_windows_hold_question_passage_and_target(tiny: str) -> None:
     begin, end = windows.characters([1, 4], np.array([5, -1]), np.array([7, -1]))
     assert passage[begin[0] : end[0]] == "w9 w10 w11"
     assert (begin[1], end[1]) == (-1, -1)
+
+
+def test_sub_words_of_real_answers_give_their_text_back(minilm: str, shared_data: Path) -> None:
+    articles = json.loads((shared_data / "xquad_en" / "xquad.en.json").read_text())["data"]
+    paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
+    questions, texts = [], []
+    for passage, asked in ((p["context"], q) for p in paragraphs for q in p["qas"]):
+        start, text = asked["answers"][0]["answer_start"], asked["answers"][0]["text"]
+        questions.append(Question(asked["id"], asked["question"], passage, (start, start + len(text))))
+        texts.append([text])
+    windows = Windows(load_encoder(minilm, offline=True), questions, FinetuneOptions(max_length=128, stride=48))
+    labels = windows.batch(range(len(windows)))["labels"].numpy()
+    held = np.flatnonzero(labels[:, 0])
+    first_W = windows.columns(range(len(windows)), max(windows.lengths()))[0]
+    begin, end = windows.characters(held.tolist(), *(labels[held, k] - first_W[held] for k in (0, 1)))
+    read = {windows.question_W[at]: (b, e) for at, b, e in zip(held, begin, end, strict=True)}
+    assert len(windows) > len(questions) == 1190
+    assert len(read) == len(questions)
+    said = [question.passage[slice(*read.get(n, (0, 0)))] for n, question in enumerate(questions)]
+    assert scores(said, texts, version="1.1").em > 0.999  # one gold answer ends within a number
 
 
 def test_planted_answers_are_found_in_long_passages(tiny: str, tmp_path: Path) -> None:
