@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-Ids = NDArray[np.int32]
+Ids = NDArray[np.integer]
 Numbers = NDArray[np.floating]
 
 

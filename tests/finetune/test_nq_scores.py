@@ -77,7 +77,7 @@ said = st.one_of(
 case = st.tuples(st.lists(said, min_size=5, max_size=5), said, st.sampled_from([-1.0, 0.5, 0.5, 2.0]))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(case, max_size=6), st.sampled_from(["long", "short"]))
 def test_the_best_threshold_is_that_of_the_official_script(cases: list[Case], kind: str) -> None:
     judge = judge_long if kind == "long" else judge_short

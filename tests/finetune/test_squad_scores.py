@@ -77,7 +77,7 @@ def test_every_score_is_that_of_the_official_script(prediction: str, answers: li
 
 
 @settings(deadline=None)
-@given(st.text(max_size=12))
+@given(st.text(string.printable + "“”«»¿—İßÉ\u0301\u00a0\u2009\u200b\u2028然١", max_size=12))
 def test_normalisation_is_the_official_one_on_any_text(text: str) -> None:
     assert normalize_answer(text) == official_normalize(text)
 
