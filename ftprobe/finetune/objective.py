@@ -31,6 +31,9 @@ OBJECTIVES = {
     "tag": "ftprobe.finetune.tag",
     "token_pair": "ftprobe.finetune.token_pair",
     "biaffine": "ftprobe.finetune.parse",
+    "regress": "ftprobe.finetune.regress",
+    "span": "ftprobe.finetune.span",
+    "span_type": "ftprobe.finetune.natural_questions",
 }
 
 

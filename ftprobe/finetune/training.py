@@ -174,7 +174,7 @@ class Training(TrainerCallback):  # type: ignore[misc]
         value = self.objective.score(metric, split, answers[split]).value
         if self.options.select == "last":
             self.kept = number - 1
-        elif self._best is None or value > self._best[0]:
+        elif self._best is None or value > self._best[0] or np.isnan(self._best[0]):
             self.kept = number - 1
             self._best = value, self._weights()
         due = self.checkpoints is not None and (self.checkpoints.due() or self.checkpoints.pressing())

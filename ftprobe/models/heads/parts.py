@@ -70,6 +70,12 @@ def states(model: PreTrainedModel, inputs: Mapping[str, Tensor], *, grouped: boo
     return h_NSD
 
 
+def classification_place(mask_NS: Tensor, *, last: bool) -> Tensor:
+    """Where in a padded batch the token stands that stands for the sequence (N): the `last` real one, or the first."""
+    ordinal_NS = mask_NS * torch.arange(1, mask_NS.shape[1] + 1, device=mask_NS.device)
+    return ordinal_NS.argmax(1) if last else mask_NS.argmax(1)
+
+
 def linear(inputs: int, outputs: int, spread: float, generator: torch.Generator) -> nn.Linear:
     """A map whose weights are drawn from N(0, spread) and whose biases are 0."""
     new: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
