@@ -11,6 +11,6 @@ from ftprobe.models.heads.parser import Parser as Parser
 from ftprobe.models.heads.parser import Sizes as Sizes
 from ftprobe.models.heads.parts import save_head as save_head
 from ftprobe.models.heads.parts import set_dropout as set_dropout
-from ftprobe.models.heads.words import WordClassifier as WordClassifier
 from ftprobe.models.heads.span import SpanHead as SpanHead
 from ftprobe.models.heads.span import SpanLogits as SpanLogits
+from ftprobe.models.heads.words import WordClassifier as WordClassifier
