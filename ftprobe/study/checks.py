@@ -15,6 +15,7 @@ from ftprobe.study.options import CompareRun, FinetuneRun, ProbeRun
 
 _WORDS, _SENTENCES = ("mean", "first", "last"), ("cls", "mean")
 POOLINGS = {"sentence": _SENTENCES, "pair": _SENTENCES, "word": _WORDS, "word_pair": _WORDS}
+WINDOWS = {"span": 384, "span_type": 512}
 NOUNS = {
     "sentence": "sentences",
     "pair": "sentence pairs",
@@ -48,12 +49,21 @@ def finetune_problems(point: Point, models: Collection[str]) -> list[Problem]:
     return problems
 
 
-def head_pooling(point: Point) -> Point:
-    """What a head over words reads where the study does not say: the mean of their sub-words."""
+def task_defaults(point: Point) -> Point:
+    """What a fine-tuning takes for its kind of task where neither study nor recipe says.
+
+    A head over words reads the mean of their sub-words; windows of passages are as long as METHODS 1.1 has them.
+    """
     task = _task(point)
-    if task is not None and task.level in ("word", "word_pair"):
-        return {"head_pooling": Choice("mean", point["task"].place)}
-    return {}
+    if task is None:
+        return {}
+    place = point["task"].place
+    values: Point = {}
+    if task.level in ("word", "word_pair"):
+        values["head_pooling"] = Choice("mean", place)
+    if task.objective in WINDOWS:
+        values["max_length"] = Choice(WINDOWS[task.objective], place)
+    return values
 
 
 def probe_problems(point: Point, models: Collection[str], kinds: Sequence[tuple[str, str]]) -> list[Problem]:

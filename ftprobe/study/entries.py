@@ -11,7 +11,7 @@ from ftprobe import probes
 from ftprobe.checkpoint import known_architecture
 from ftprobe.compare import COMPARISONS
 from ftprobe.errors import Problem
-from ftprobe.study.checks import compare_problems, finetune_problems, head_pooling, probe_problems, text_reference
+from ftprobe.study.checks import compare_problems, finetune_problems, probe_problems, task_defaults, text_reference
 from ftprobe.study.finetuning import Edit, FinetuneOptions
 from ftprobe.study.grid import (
     Choice,
@@ -72,7 +72,7 @@ def finetune_runs(entry: dict[str, object], place: str, models: Models, problems
         own = {key: choice for key, choice in point.items() if key != "recipe"}
         recipe, found = _recipe_values(point, models)
         found += finetune_problems(point, models)
-        built = build(FinetuneEntry, {**head_pooling(point), **recipe, **own}, place)
+        built = build(FinetuneEntry, {**task_defaults(point), **recipe, **own}, place)
         if isinstance(built, list) or found:
             problems += [*found, *(built if isinstance(built, list) else [])]
             continue

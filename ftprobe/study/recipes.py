@@ -53,8 +53,8 @@ SHARED: Values = {
     "epsilon": 1e-8,
     "clip": 1.0,
     "dropout": 0.1,
-    "max_length": 128,
 }
+"""What all recipes share; the longest input is that of the options and of the task, 128 for all but questions."""
 
 
 def recipe_values(name: str, task: str) -> dict[str, object]:
@@ -64,4 +64,4 @@ def recipe_values(name: str, task: str) -> dict[str, object]:
     (1, 3)
     """
     recipe = RECIPES[name]
-    return {**SHARED, **recipe.values, **recipe.tasks.get(task, {})}
+    return {**SHARED, **recipe.values, **recipe.tasks.get(task.removesuffix("_v2"), {})}
