@@ -29,6 +29,13 @@ def existing(path: Path) -> Path:
     return path
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A run on Ray starts many processes: on a busy machine that alone takes minutes."""
+    for item in items:
+        if item.get_closest_marker("ray") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(1800))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     return existing(Path(os.environ.get("FTPROBE_TEST_DATA", REPO.parent / "shared" / "data")))

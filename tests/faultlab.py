@@ -14,6 +14,7 @@ from polars.testing import assert_frame_equal
 
 import ftprobe
 
+PATIENCE_S = 700  # for one run of the study, which takes 30 s of CPU time: a busy machine needs minutes
 STAGES = ("finetune", "activations", "probe")
 
 
@@ -54,7 +55,7 @@ def command(study: Path, store: Path, *more: str) -> list[str]:
 
 
 def run(study: Path, store: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(study, store, *more), capture_output=True, text=True, timeout=280, check=False)
+    return subprocess.run(command(study, store, *more), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 def artifacts(store: Path) -> dict[str, float]:
@@ -77,7 +78,7 @@ def same(left: pl.DataFrame, right: pl.DataFrame) -> None:
     assert_frame_equal(left, right, check_exact=True)
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = PATIENCE_S) -> None:
     end = time.time() + seconds
     while time.time() < end and process.poll() is None:
         if condition():

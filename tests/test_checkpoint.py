@@ -283,9 +283,9 @@ def test_minilm_is_found_in_its_package_and_sized_as_its_weights_are(minilm: str
 
 def test_a_second_look_at_a_checkpoint_is_quick(minilm: str) -> None:
     content(minilm)
-    start = time.perf_counter()
+    start = time.process_time()
     content(minilm)
-    assert time.perf_counter() - start < 0.05
+    assert time.process_time() - start < 0.05
 
 
 def test_spelling_is_checked_without_looking(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from faultlab import artifacts, command, numbers, same, wait_for
+from faultlab import PATIENCE_S, artifacts, command, numbers, same, wait_for
 
 from ftprobe.cost import Cost
 from ftprobe.planner import Plan, Trial
@@ -79,6 +79,10 @@ def test_logical_gpus_are_placed_as_asked(cluster: Any, tmp_path: Path) -> None:
         import ray
 
         begun = time.time()
+        if payloads[0]["stage"] == "probe":  # waits for another, so that two run at once on a busy machine too
+            (folder / f"{payloads[0]['id']}.begun").touch()
+            while len(list(folder.glob("probe*.begun"))) < 2 and time.time() < begun + 120:
+                time.sleep(0.05)
         time.sleep(0.5)
         said = {
             "stage": payloads[0]["stage"],
@@ -135,7 +139,7 @@ def test_a_node_lost_mid_trial_and_another_added_change_no_record(
         wait_for(lambda: len(artifacts(store)) >= 2, driver)
         cluster.remove_node(doomed, allow_graceful=False)
         cluster.add_node(num_cpus=1)
-        output, _ = driver.communicate(timeout=280)
+        output, _ = driver.communicate(timeout=PATIENCE_S)
     assert driver.returncode == 0, output
     same(numbers(study, store), numbers(study, reference))
     journal = json.loads((store / "runs" / "faults.json").read_text())
@@ -161,7 +165,7 @@ def test_a_node_that_does_not_see_the_store_is_named(
             wait_for_nodes(cluster, 3)
             done = subprocess.run(
                 command(study, store, "--address", cluster.address),
-                capture_output=True, text=True, timeout=200, check=False,
+                capture_output=True, text=True, timeout=PATIENCE_S, check=False,
             )  # fmt: skip
         finally:
             other.terminate()
@@ -178,7 +182,7 @@ def test_an_address_where_no_cluster_answers_is_bad_input(undisturbed: tuple[Pat
         command(study, tmp_path / "store", "--address", "127.0.0.1:1"),
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=PATIENCE_S,
         check=False,
         env={**os.environ, "RAY_gcs_rpc_server_reconnect_timeout_s": "2"},
     )

@@ -139,7 +139,7 @@ def test_numbers_that_yaml_1_1_reads_as_text_are_numbers() -> None:
 
 def test_huge_grids_are_refused_before_they_are_built() -> None:
     axis = list(range(100))
-    start = time.perf_counter()
+    start = time.process_time()
     (problem,) = problems(
         {
             "name": "x",
@@ -148,7 +148,7 @@ def test_huge_grids_are_refused_before_they_are_built() -> None:
         }
     )
     assert (problem.place, problem.what) == ("finetune[0]", "a grid of 200,000,000 points")
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 # Recipes
@@ -570,20 +570,20 @@ def test_the_shipped_mosbach_study_is_that_of_the_paper() -> None:
 def test_reading_studies_is_light() -> None:
     heavy = ["torch", "ray", "transformers", "sklearn", "datasets", "polars", "scipy"]
     code = (
-        "import sys, time; start = time.perf_counter(); import ftprobe.study; seconds = time.perf_counter() - start;"
+        "import sys, time; start = time.process_time(); import ftprobe.study; seconds = time.process_time() - start;"
         f"print([name for name in {heavy} if name in sys.modules], seconds)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded, seconds = result.stdout.strip().rsplit(" ", 1)
     assert loaded == "[]"
-    assert float(seconds) < 1.0  # 0.15 s on an idle machine
+    assert float(seconds) < 1.0  # CPU time: 0.15 s on an idle machine
 
 
 def test_a_large_study_is_read_quickly() -> None:
     entry = {"task": "cola", "seed": list(range(1000)), "learning_rate": [1e-5, 2e-5, 3e-5]}
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(study(finetune=[entry]).finetune) == 6000
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 def test_plain_yaml_documents_are_studies_too() -> None:

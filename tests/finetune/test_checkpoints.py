@@ -340,8 +340,8 @@ def test_a_slow_store_is_written_to_less_often(tmp_path: Path, monkeypatch: pyte
     assert made.due()
     made.save(1, lambda folder: time.sleep(0.05))
     assert not made.due()
-    end = time.monotonic() + 5
+    begun = time.monotonic()
     while not made.due():
-        assert time.monotonic() < end
+        assert time.monotonic() < begun + 60
         time.sleep(0.01)
-    assert time.monotonic() - end + 5 > 0.4
+    assert time.monotonic() - begun > 0.4
