@@ -72,8 +72,8 @@ def recovered(records: pl.LazyFrame) -> Table:
         cells.sort(*chosen, nulls_last=True),
         title="Recovery of masked-LM perplexity",
         caption="rise: log perplexity of the fine-tuned model minus that of the pre-trained one (nat). Other columns: "
-        "the share of it that is gone with so many of the highest blocks pre-trained again, a dash where there is "
-        f"no rise; of little worth where the rise is small. Corpus: {_corpora(cells)}.",
+        "the share of it that is gone with so many of the highest blocks pre-trained again; of little worth where the "
+        f"rise is small. Corpus: {_corpora(cells)}.",
         rows={name: _HEADERS.get(name, generic.HEADERS.get(name, name)) for name in chosen},
         columns=["blocks"],
         digits=3,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -26,10 +27,13 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 _DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2])
 _PNG_SCALE = 2.0
 _FONT_SLACK = 40  # pixels: a browser's font may be wider than the one the legend was measured with
+_TICKS = 16  # steps beyond which not every whole number has a tick
 _BANDS = 4  # series beyond which bands hide more than they show
 _STAR = (
     "M0,-1L0.235,-0.324L0.951,-0.309L0.38,0.124L0.588,0.809L0,0.4L-0.588,0.809L-0.38,0.124L-0.951,-0.309L-0.235,-0.324Z"
 )
+
+_STROKES = alt.Legend(symbolType="stroke", symbolSize=300, symbolOpacity=1, symbolStrokeWidth=3)
 
 
 class Field(NamedTuple):
@@ -82,7 +86,7 @@ def layer_curves(
     scale = alt.Scale(domain=_domain(frame, y)) if starred else alt.Scale(zero=False)
     own = alt.Y(f"{y.name}:Q", title=y.title, scale=scale, axis=alt.Axis(grid=True))
     base, lines = _base(color, frame), [f.name for f in (color, dash) if f]
-    along = alt.X(f"{x.name}:Q", title=x.title, axis=alt.Axis(tickMinStep=1, format="d"))
+    along = alt.X(f"{x.name}:Q", title=x.title, axis=_whole_numbers(frame[x.name]))
     # Marks in a layer of their own: with marks on the line, Vega-Lite draws the legend of dashes without strokes.
     layers = [
         base.mark_line().encode(along, own, **_series(dash)),
@@ -104,6 +108,15 @@ def layer_curves(
     against = alt.Y(f"{stars.name}:Q", title=stars.title, axis=axis, scale=right)
     marks = base.mark_point(shape=_STAR, size=70, filled=True).encode(along, against, **_detail(dash))
     return _grid(alt.layer(panel, marks).resolve_scale(y="independent"), frame, title, column, row)
+
+
+def _whole_numbers(values: pl.Series) -> alt.Axis:
+    """An axis with a tick at every whole number, as long as there is room for them."""
+    known = values.drop_nulls().to_list()
+    first, last = math.floor(min(known)), math.ceil(max(known))
+    # A least step alone does not hold: Vega draws ticks between, and rounds their labels.
+    ticks = {"values": list(range(first, last + 1))} if last - first <= _TICKS else {}
+    return alt.Axis(tickMinStep=1, format="d", **ticks)
 
 
 def _domain(frame: pl.DataFrame, field: Field) -> list[float]:
@@ -131,7 +144,7 @@ def bars(
         No bar has a value.
     """
     frame = _drawn(frame, title, y, [x, color, column])
-    base = _base(color, frame)
+    base = _base(color, frame, legend=alt.Legend(symbolType="square", symbolSize=200))
     group = alt.X(f"{x.name}:N", title=x.title, sort=None, axis=alt.Axis(labelAngle=0))
     beside = {"xOffset": alt.XOffset(f"{color.name}:N")} if color else {}
     layers = [base.mark_bar().encode(group, alt.Y(f"{y.name}:Q", title=y.title), **beside)]
@@ -154,13 +167,12 @@ def _has_ends(frame: pl.DataFrame) -> bool:
     return {"low", "high"} <= set(frame.columns) and bool(frame["low"].is_not_null().any())
 
 
-def _base(color: Field | None, frame: pl.DataFrame) -> Any:
+def _base(color: Field | None, frame: pl.DataFrame, legend: alt.Legend = _STROKES) -> Any:
     """A chart without data, which its panels share: a layer with data of its own would show it in every panel."""
     if color is None:
         return alt.Chart().encode(color=alt.value(PALETTE[0]))
     names = frame[color.name].unique(maintain_order=True).to_list()
     scale = alt.Scale(domain=names, range=[PALETTE[i % len(PALETTE)] for i in range(len(names))])
-    legend = alt.Legend(symbolType="stroke", symbolSize=300, symbolOpacity=1, symbolStrokeWidth=3)
     return alt.Chart().encode(color=alt.Color(f"{color.name}:N", title=color.title, scale=scale, legend=legend))
 
 
