@@ -1,8 +1,9 @@
-"""Mosbach et al. 2020: its Tables 1 to 5 and Figures 1, 4 and 5 from records, beside the published numbers.
+"""Mosbach et al. 2020: its Tables 1 to 5 and Figures 1, 2, 4 and 5 from records, beside the published numbers.
 
 Published numbers stand beside a model of the study that is the paper's: by its checkpoint where the records name it
 (`detail.checkpoint`), else by its alias, `bert`, `roberta` or `albert`. Every other model has dashes there. The paper
-tunes with a CLS head and probes linearly, so only such rows have a published counterpart.
+tunes with a CLS head and probes linearly, so only such rows have a published counterpart. Figure 3 is in
+`mosbach2020_perplexity`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from functools import partial
 import polars as pl
 
 from ftprobe import frames, generic
-from ftprobe.figures import Chart, Field, layer_curves
+from ftprobe.figures import Chart, Field, bars, layer_curves
 from ftprobe.published import load
 from ftprobe.published.beside import SOURCES, beside, paper_models, printed, size_text
 from ftprobe.report import Report
@@ -31,8 +32,8 @@ CHECKPOINTS = {
 """The paper's models by the alias that stands for them."""
 TASKS = {"cola": "CoLA", "sst2": "SST-2", "rte": "RTE", "squad": "SQuAD"}
 SETS = ("bigram_shift", "coordination_inversion", "odd_man_out")
-METRICS = {"mcc": "MCC", "accuracy": "acc.", "exact_match": "EM", "f1": "F1"}
-SCORES = {"cola": ("mcc",), "sst2": ("accuracy",), "rte": ("accuracy",), "squad": ("exact_match", "f1")}
+METRICS = {"mcc": "MCC", "accuracy": "acc.", "em": "EM", "f1": "F1"}
+SCORES = {"cola": ("mcc",), "sst2": ("accuracy",), "rte": ("accuracy",), "squad": ("em", "f1")}
 DEVLIN = "BERT, Devlin et al. 2019"
 FEW_ITEMS = 1000  # below this intervals are shown (METHODS 15)
 OPTIONS = {
@@ -64,7 +65,8 @@ def table1(records: pl.LazyFrame) -> Table:
     paper = pl.col("ft_task").replace_strict(SCORES, default=None, return_dtype=pl.List(pl.String))
     own = own.filter(paper.list.contains(pl.col("metric")).fill_null(True))
     own, rows = generic.arranged(own, ("model",), ("head_pooling", "variant", "config", "runs"), ("ft_task", "metric"))
-    published = printed(PAPER, "table1", metric=pl.col("metric").replace("matthews_correlation", "mcc"))
+    ours = {"matthews_correlation": "mcc", "exact_match": "em"}
+    published = printed(PAPER, "table1", metric=pl.col("metric").replace(ours))
     quoted = pl.col("condition") != "finetuned"
     devlin = published.filter(quoted).with_columns(model=pl.lit(DEVLIN), source=pl.lit("published"))
     cells = pl.concat(
@@ -220,6 +222,55 @@ def figure1(records: pl.LazyFrame) -> Chart:
     )
 
 
+def figure2a(records: pl.LazyFrame) -> Chart:
+    """Entropy of what the classification token attends to, by block: pre-trained, and tuned with either head."""
+    points = _attention(records, "attention_entropy")
+    (unit,) = points["unit"].unique().to_list()
+    return bars(
+        points.filter(pl.col("position") == "cls"),
+        title="Mosbach 2020, Figure 2a: entropy of the attention of CLS (whiskers: sd over tuning seeds)",
+        x=Field("layer", "block"),
+        y=Field("mean", f"mean entropy ({unit})"),
+        color=Field("state", "state"),
+        column=Field("panel", "model"),
+        width=420,
+    )
+
+
+def figure2b(records: pl.LazyFrame) -> Chart:
+    """Earth mover's distance between the attention before and after fine-tuning, by block."""
+    points = _attention(records, "attention_emd")
+    (unit,) = points["unit"].unique().to_list()
+    return layer_curves(
+        points,
+        title="Mosbach 2020, Figure 2b: earth mover's distance of the attention to the pre-trained model's (± sd)",
+        x=Field("layer", "block"),
+        y=Field("mean", f"distance ({unit})"),
+        color=Field("state", "state"),
+        dash=Field("position", "position"),
+        column=Field("panel", "model"),
+        width=320,
+    )
+
+
+def _attention(records: pl.LazyFrame, metric: str) -> pl.DataFrame:
+    """Points of an attention measure: mean and sd over tuning seeds, `state` with its n, and the `panel` it is in."""
+    repair = "compare with `measure: {kind: attention}` and run the study"
+    whole = pl.col("ft_task").is_null() | pl.col("variant").str.starts_with("finetuned")
+    rows = frames.over_seeds(frames.attention(records, metric).filter(whole), interval=False)
+    points = frames.with_short_options(frames.require(rows, f"{metric} of model states", repair))
+    panel = frames.distinguishing(points, ["model"], ["corpus", "split", "domain", "config"])
+    heads = frames.distinguishing(points, [*panel, "ft_task", "head_pooling"], ["variant"])[len(panel) + 2 :]
+    names = [pl.col("ft_task").replace(TASKS), pl.format("head {}", "head_pooling"), *heads]
+    tuned = pl.format("{} (n = {})", pl.concat_str(names, separator=", "), "n")
+    return points.with_columns(
+        low=pl.col("mean") - pl.col("sd"),
+        high=pl.col("mean") + pl.col("sd"),
+        state=pl.when(pl.col("ft_task").is_null()).then(pl.lit("pre-trained")).otherwise(tuned),
+        panel=pl.concat_str(panel, separator=", ", ignore_nulls=True),
+    ).sort("panel", "ft_task", "state", "position", "layer", nulls_last=False)
+
+
 def figure4(records: pl.LazyFrame) -> Chart:
     """Change of probing accuracy over layers with CLS pooling; stars compare with the pre-trained mean pooling."""
     stars = frames.over_seeds(frames.strong_baseline(frames.probe_scores(records)), interval=False)
@@ -310,5 +361,5 @@ REPORT = Report(
     title="Mosbach et al. 2020, On the Interplay Between Fine-tuning and Sentence-level Probing for Linguistic "
     "Knowledge in Pre-trained Transformers: this study's numbers beside the published ones.",
     tables=TABLES,
-    figures={"figure1": figure1, "figure4": figure4, "figure5": figure5},
+    figures={"figure1": figure1, "figure2a": figure2a, "figure2b": figure2b, "figure4": figure4, "figure5": figure5},
 )

@@ -22,6 +22,8 @@ MEASURED = ("value", "tuned", "baseline", "n_items", "n_dropped", "status", "det
 SEEDS = ("ft_seed", "probe_seed")
 _PAIRED = ("study", "model", "method", "task", "corpus", "split", "domain", "layer", "metric", "probe_seed")
 _POOLING_TEXT = r'"pooling": ?"[a-z]+"'
+_EDIT = r"(^|\+)(?:replace_top|embeddings|cut_top|cut_bottom)_\w+"
+"""What the name of a variant says of what was done to the state after training (METHODS 1.3)."""
 
 
 class MissingData(InputError):
@@ -242,22 +244,74 @@ def with_and_without_collapsed(records: pl.LazyFrame, measure: Callable[[pl.Lazy
         collapsed and some did not.
     """
     everything = measure(records).with_columns(runs=pl.lit("all"))
-    collapsed = collapsed_runs(records).collect()
+    collapsed = collapsed_runs(records).rename({"variant": "_trained"}).collect()
     if collapsed.is_empty():
         return everything
-    state = [c for c in RUN if c != "ft_seed"]
-    rest = records.join(collapsed.lazy(), on=RUN, how="anti", nulls_equal=True)
+    # A run that collapsed takes the states with it that were made of its own.
+    run = [c if c != "variant" else "_trained" for c in RUN]
+    state = [c for c in run if c != "ft_seed"]
+    rest = records.with_columns(_trained=_trained()).join(collapsed.lazy(), on=run, how="anti", nulls_equal=True)
     touched = collapsed.lazy().select(state).unique()
-    some = measure(rest).join(touched, on=state, how="semi", nulls_equal=True)
+    some = measure(rest.drop("_trained")).with_columns(_trained=_trained())
+    some = some.join(touched, on=state, how="semi", nulls_equal=True).drop("_trained")
     return pl.concat([everything, some.with_columns(runs=pl.lit("not collapsed"))])
 
 
+def _trained() -> pl.Expr:
+    """The variant without what was done to the state after training: that of the run itself."""
+    name = pl.col("variant").str.replace_all(_EDIT, "").str.strip_prefix("+")
+    plain = (name == "") | name.str.starts_with("[")
+    return pl.when(plain).then(pl.concat_str(pl.lit("finetuned"), name)).otherwise(name)
+
+
+def snapshots(records: pl.LazyFrame) -> pl.LazyFrame:
+    """The rows of states that a run passed on its way; `update` and `epoch` say where (METHODS 1.3)."""
+    return records.filter(_ON_THE_WAY)
+
+
+def final_states(records: pl.LazyFrame) -> pl.LazyFrame:
+    """All rows but those of `snapshots`: of pre-trained states, and of those that runs end with."""
+    return records.filter(~_ON_THE_WAY)
+
+
+# Training scores its own epochs: those rows have an update too, and are of the run.
+_ON_THE_WAY = pl.col("update").is_not_null() & ~pl.col("method").is_in(["finetune", "pretrain"])
+
+
+def replaced(records: pl.LazyFrame) -> pl.LazyFrame:
+    """The rows of fine-tuned states by how many of their highest blocks are the pre-trained ones again (METHODS 1.3).
+
+    Returns
+    -------
+    polars.LazyFrame
+        `replaced` (0 where none is) and `embeddings` (`tuned`, `pretrained`) are new, and `variant` is that of the run.
+        States that were cut after training are left out.
+    """
+    name = pl.col("variant")
+    blocks = name.str.extract(r"replace_top_(\d+)").cast(pl.Int64).fill_null(0)
+    theirs = name.str.contains("embeddings_pretrained", literal=True)
+    kept = records.filter(pl.col("ft_task").is_not_null() & ~name.str.contains(r"cut_(?:top|bottom)_"))
+    embeddings = pl.when(theirs).then(pl.lit("pretrained")).otherwise(pl.lit("tuned"))
+    return kept.with_columns(replaced=blocks, embeddings=embeddings, variant=_trained())
+
+
 def probe_scores(records: pl.LazyFrame, metric: str = "accuracy") -> pl.LazyFrame:
-    """The rows of probes: `metric` on the test split, by layer."""
+    """The rows of probes of final states: `metric` on the test split, by layer."""
     stages = pl.col("method").is_in(["finetune", "corpus", "activations"])
-    return measured(records).filter(
+    return measured(final_states(records)).filter(
         pl.col("metric") == metric, pl.col("split") == "test", pl.col("layer").is_not_null(), ~stages
     )
+
+
+def attention(records: pl.LazyFrame, metric: str) -> pl.LazyFrame:
+    """The rows of an attention measure of final states, means over heads, by block (METHODS 12).
+
+    `metric` is `attention_entropy` or `attention_emd`; `position` is new: `cls`, or `other` for all other positions.
+    """
+    detail = pl.col("detail")
+    rows = measured(final_states(records)).filter(pl.col("method") == "attention", pl.col("metric") == metric)
+    rows = rows.filter(pl.col("layer").is_not_null(), detail.str.contains(r'"head": ?null'))
+    return rows.with_columns(position=detail.str.json_path_match("$.position"))
 
 
 def item_counts(records: pl.LazyFrame) -> pl.LazyFrame:

@@ -159,7 +159,10 @@ def collapse_note(records: pl.LazyFrame) -> str:
 
 def setting_note(records: pl.LazyFrame) -> str:
     """What a caption says of the probes that score layers: their kinds, corpora and configurations (METHODS 17)."""
-    return probe_note(frames.probe_scores(records))
+    probed = frames.snapshots(records).filter(pl.col("split") == "test", pl.col("metric") == "accuracy")
+    passed = probed.select("update").unique().collect().height
+    left_out = f" States on the way ({passed} different updates) are left out." if passed else ""
+    return probe_note(frames.probe_scores(records)) + left_out
 
 
 def probe_note(scores: pl.LazyFrame) -> str:

@@ -110,3 +110,27 @@ def test_no_values_is_missing_data() -> None:
 def test_unknown_format(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="did you mean 'png'"):
         figures.write(curves(points()), tmp_path, "figure", "pngg")
+
+
+def labels(svg: str) -> list[str]:
+    """What stands at the ticks of the lower axis."""
+    axis = svg.split("X-axis titled")[1].split("Y-axis titled")[0]
+    return re.findall(r"<text[^>]*>(\d+)</text>", axis)
+
+
+@pytest.mark.parametrize(("last", "expected"), [(1, ["0", "1"]), (3, ["0", "1", "2", "3"])])
+def test_few_steps_have_a_tick_at_every_whole_number_and_none_between(last: int, expected: list[str]) -> None:
+    frame = points().filter((pl.col("layer") <= last) & (pl.col("task") == "odd"))
+    chart = curves(frame, column=None, x=Field("layer", "epoch"))
+    assert labels(figures.to_svg(chart)) == expected
+
+
+def test_panels_with_scales_of_their_own() -> None:
+    texts = [figures.to_svg(curves(points(), own_scales=own)).count("Y-axis titled") for own in (False, True)]
+    assert texts[1] > texts[0]  # every panel has an axis
+
+
+def test_bars_are_named_by_areas_and_lines_by_strokes() -> None:
+    bars = figures.bars(points(), title="t", x=Field("layer", "block"), y=Y, color=Field("tuned", "tuned on"))
+    shapes = [set(re.findall(r'"symbolType": "(\w+)"', made.to_json())) for made in (bars, curves(points()))]
+    assert shapes == [{"square"}, {"stroke"}]

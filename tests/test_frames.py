@@ -235,3 +235,87 @@ def test_short_options_name_only_what_differs() -> None:
 def test_missing_data_says_what_and_what_to_do() -> None:
     with pytest.raises(frames.MissingData, match="no probes of upos; add upos to the study"):
         frames.require(records([]).filter(pl.lit(False)), "probes of upos", "add upos to the study")
+
+
+def test_states_on_the_way_are_not_final_ones() -> None:
+    rows = [base(0, 0.5), tuned(0, 0.6), *(tuned(0, 0.1, update=u, epoch=float(u)) for u in (0, 10, 20))]
+    rows += [finetuned(1, 0.9), {**finetuned(1, 0.9), "method": "pretrain"}]
+    frame = records(rows)
+    assert frames.snapshots(frame).collect()["update"].to_list() == [0, 10, 20]
+    assert frames.final_states(frame).collect().height == 4
+    deltas = frames.over_seeds(frames.delta_to_pretrained(frames.probe_scores(frame))).collect()
+    assert deltas.select("mean", "n").rows() == [(pytest.approx(10.0), 1)]
+
+
+def test_snapshots_of_one_update_are_averaged_over_seeds_and_no_further() -> None:
+    rows = [base(0, 0.5)]
+    rows += [tuned(0, 0.5 + 0.1 * u + 0.01 * s, s, update=u, epoch=float(u)) for u in (0, 1) for s in range(3)]
+    summary = frames.over_seeds(frames.snapshots(frames.delta_to_pretrained(records(rows)))).sort("update").collect()
+    assert summary.select("update", "n").rows() == [(0, 3), (1, 3)]
+    assert summary["mean"].to_list() == pytest.approx([1.0, 11.0])
+
+
+def test_variants_domains_and_options_are_not_averaged() -> None:
+    rows: list[Row] = []
+    for domain in ("in", "out"):
+        rows.append({**base(0, 0.5), "domain": domain})
+        states = {"finetuned": 0.6, "replace_top_1": 0.7, "replace_top_1+embeddings_pretrained": 0.8}
+        rows += [{**tuned(0, value), "domain": domain, "variant": name} for name, value in states.items()]
+    summary = frames.over_seeds(frames.delta_to_pretrained(frames.probe_scores(records(rows)))).collect()
+    assert summary.height == 6
+    assert sorted(summary["mean"].to_list()) == pytest.approx([10, 10, 20, 20, 30, 30])
+
+
+def test_seeds_of_a_measure_meet_their_own_baseline_and_are_averaged_first() -> None:
+    """Masks drawn anew change the pre-trained perplexity too."""
+    measure = {"method": "perplexity", "metric": "mlm_nll", "unit": "nat", "layer": None}
+    rows: list[Row] = [{**base(0, 2.0 + p), **measure, "probe_seed": p} for p in (0, 1)]
+    rows += [{**tuned(0, 3.0 + p + s, s), **measure, "probe_seed": p} for p in (0, 1) for s in (0, 1)]
+    summary = frames.over_seeds(frames.delta_to_pretrained(records(rows))).collect()
+    assert summary.select("mean", "n", "unit").rows() == [(pytest.approx(1.5), 2, "nat")]
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [
+        ("finetuned", ("finetuned", 0, "tuned")),
+        ("finetuned[epochs=3]", ("finetuned[epochs=3]", 0, "tuned")),
+        ("replace_top_12", ("finetuned", 12, "tuned")),
+        ("replace_top_2+embeddings_pretrained[epochs=3]", ("finetuned[epochs=3]", 2, "pretrained")),
+        ("freeze_3+replace_top_2", ("freeze_3", 2, "tuned")),
+        ("lora_8+freeze_0", ("lora_8+freeze_0", 0, "tuned")),
+        ("replace_top_2+cut_top_1", None),
+    ],
+)
+def test_replaced_blocks_are_read_from_the_variant(variant: str, expected: tuple[str, int, str] | None) -> None:
+    rows = frames.replaced(records([base(0, 0.5), {**tuned(0, 0.6), "variant": variant}])).collect()
+    assert rows.select("variant", "replaced", "embeddings").rows() == ([] if expected is None else [expected])
+
+
+def test_a_collapsed_run_takes_the_states_with_it_that_were_made_of_its_own() -> None:
+    collapsed = '{"selected": true, "collapsed": true}'
+    rows = [finetuned(1, 0.0, 0, detail=collapsed), *(finetuned(1, 0.5, s, detail="{}") for s in (1, 2)), base(0, 0.5)]
+    rows += [{**tuned(0, 0.6, s), "variant": v} for s in range(3) for v in ("finetuned", "replace_top_1", "freeze_1")]
+
+    def deltas(frame: pl.LazyFrame) -> pl.LazyFrame:
+        return frames.over_seeds(frames.delta_to_pretrained(frames.probe_scores(frame)))
+
+    shown = frames.with_and_without_collapsed(records(rows), deltas).sort("variant", "runs").collect()
+    assert shown.select("variant", "runs", "n").rows() == [
+        ("finetuned", "all", 3), ("finetuned", "not collapsed", 2), ("freeze_1", "all", 3),
+        ("replace_top_1", "all", 3), ("replace_top_1", "not collapsed", 2),
+    ]  # fmt: skip
+
+
+def test_attention_is_that_over_heads_of_final_states() -> None:
+    own = {"method": "attention", "metric": "attention_entropy", "unit": "nat", "pooling": None}
+    rows = [
+        {**tuned(1, float(head or 0)), **own, "update": update, "detail": json.dumps({"position": p, "head": head})}
+        for p in ("cls", "other") for head in (None, 0, 1) for update in (None, 5)
+    ]  # fmt: skip
+    rows.append({**tuned(1, 1.0), **own, "metric": "attention_emd", "detail": '{"head": null, "position": "cls"}'})
+    found = frames.attention(records(rows), "attention_entropy").collect()
+    assert found.select("position", "value", "update").sort("position").rows() == [
+        ("cls", 0.0, None),
+        ("other", 0.0, None),
+    ]

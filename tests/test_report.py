@@ -86,6 +86,30 @@ def test_a_broken_analysis_is_named(text: str, said: str, tmp_path: Path) -> Non
     assert caught.value.problems[0].place == str(path)
 
 
+def test_generic_shows_final_states_and_says_what_it_leaves_out() -> None:
+    plain = planted()
+    passed = plain.filter(pl.col("ft_task").is_not_null(), pl.col("method") == "linear")
+    passed = passed.with_columns(update=pl.lit(0, pl.Int64), epoch=pl.lit(0.0), value=pl.lit(0.1))
+    replaced = plain.filter(pl.col("method") == "linear", pl.col("ft_task").is_not_null())
+    replaced = replaced.with_columns(variant=pl.lit("replace_top_1"), value=pl.lit(0.5))
+    records = pl.concat([plain, passed, replaced]).lazy()
+    table = GENERIC.tables["delta"](records)
+    assert "States on the way (1 different updates) are left out." in table.caption
+    assert "left out" not in GENERIC.tables["delta"](plain.lazy()).caption
+    top = table.values.filter(pl.col("layer") == "6").select("variant", "runs", "mean", "n").sort("variant", "runs")
+    assert top.rows() == [
+        ("finetuned", "all", pytest.approx(2.0), 3),
+        ("finetuned", "not collapsed", pytest.approx(2.0), 2),
+        ("replace_top_1", "all", pytest.approx(0.0), 3),
+        ("replace_top_1", "not collapsed", pytest.approx(0.0), 2),
+    ]
+    groups = GENERIC.tables["groups"](records)
+    assert groups.values.height == 2 * 4
+    for figure, n_points in (("accuracy", 7 * 3), ("delta", 7 * 2)):
+        (rows,) = GENERIC.figures[figure](records).to_dict()["datasets"].values()
+        assert len(rows) == n_points
+
+
 def test_generic_tables_hold_the_planted_numbers() -> None:
     records = planted().lazy()
     scores = GENERIC.tables["finetune"](records)

@@ -553,14 +553,18 @@ def test_every_shipped_study_is_read(path: Path) -> None:
     found = load_study(path)
     assert found.name == path.stem
     assert found.finetune
-    assert found.probe or found.finetune
     assert path.read_text().startswith("# "), "a head comment says what it reproduces"
 
 
 def test_the_shipped_mosbach_study_is_that_of_the_paper() -> None:
     found = load_study(SWEEPS / "mosbach2020.yaml")
-    assert {run.task for run in found.finetune} == {"cola", "sst2", "rte"}
-    assert len(found.finetune) == 3 * 3 * 3
+    assert {run.task for run in found.finetune} == {"cola", "sst2", "rte", "squad"}
+    assert len(found.finetune) == 3 * 4 * 3 + 3
+    # Section 5.1: RoBERTa on CoLA, with the other head too.
+    mean = {(run.model, run.task) for run in found.finetune if run.options.head_pooling == "mean"}
+    assert mean == {("roberta", "cola")}
+    assert {(run.kind, run.model, run.corpus) for run in found.compare} == {("attention", "roberta", "bigram_shift")}
+    assert {run.options.max_length for run in found.finetune if run.task == "squad"} == {384}
     assert {run.options.beta2 for run in found.finetune} == {0.99}
     # 2 poolings x 3 sets, on the pre-trained and on the tuned states (METHODS 3.1).
     assert len(found.probe) == 2 * 2 * 3

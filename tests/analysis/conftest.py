@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from itertools import product
 
 import polars as pl
 import pytest
@@ -33,6 +34,7 @@ OPTIONS = {
     "beta2": 0.99,
     "clip": 1.0,
 }
+NAMES = {"matthews_correlation": "mcc", "exact_match": "em"}
 Row = dict[str, object]
 
 
@@ -83,13 +85,45 @@ def finetune_rows() -> Iterator[Row]:
                     "head_pooling": "cls",
                     "task": task,
                     "corpus": task,
-                    "metric": "mcc" if metric == "matthews_correlation" else metric,
+                    "metric": NAMES.get(metric, metric),
                     "update": 10 * epoch,
                     "epoch": float(epoch),
                     "value": score / 100 + offset if epoch == 2 else 0.1,
                     "detail": json.dumps({"selected": True}) if epoch == 2 else "{}",
                     "config": json.dumps({**OPTIONS, "epochs": 1 if task == "sst2" else 3}),
                 }
+
+
+def entropy(position: str, layer: int, head: str | None) -> float:
+    """Planted: fine-tuning changes the upper half, more with a CLS head than with a mean head."""
+    change = {None: 0.0, "cls": 0.5, "mean": 0.25}[head] * max(0, layer - N_LAYERS // 2)
+    return 2.0 - 0.05 * layer + change * (1.0 if position == "cls" else 0.5)
+
+
+def attention_rows() -> Iterator[Row]:
+    """RoBERTa on CoLA with either head, each measured again in its heads of attention and half-way through training."""
+    for head, layer, position in product((None, "cls", "mean"), range(1, N_LAYERS + 1), ("cls", "other")):
+        value = entropy(position, layer, head)
+        base: Row = {
+            "model": "roberta",
+            "method": "attention",
+            "corpus": "bigram_shift",
+            "layer": layer,
+            "config": json.dumps({"compare": {"kind": "attention"}, "split": "test"}),
+            "n_items": 2000,
+        }
+        over_heads, one = (json.dumps({"position": position, "head": n}) for n in (None, 0))
+        rise = value - entropy(position, layer, None)
+        for seed, offset in zip(SEEDS, OFFSETS, strict=True) if head else [(None, 0.0)]:
+            tuned = {"variant": "finetuned", "ft_task": "cola", "ft_seed": seed, "head_pooling": head}
+            state = {**base, **(tuned if head else {"variant": "pretrained"})}
+            own = {**state, "metric": "attention_entropy", "unit": "nat"}
+            yield {**own, "value": value + offset, "detail": over_heads}
+            yield {**own, "value": 9.0, "detail": one}
+            if head:
+                yield {**own, "value": 9.0, "detail": over_heads, "update": 10, "epoch": 1.0}
+                distance = {"metric": "attention_emd", "unit": "positions", "value": rise + offset}
+                yield {**state, **distance, "detail": over_heads}
 
 
 def corpus_rows() -> Iterator[Row]:
@@ -111,6 +145,6 @@ def as_records() -> Callable[[Iterator[Row]], pl.DataFrame]:
 
 @pytest.fixture(scope="session")
 def paper_records(as_records: Callable[[Iterator[Row]], pl.DataFrame]) -> pl.DataFrame:
-    rows = [*probe_rows(), *finetune_rows(), *corpus_rows()]
+    rows = [*probe_rows(), *finetune_rows(), *attention_rows(), *corpus_rows()]
     # Rows come from many files in no order.
     return as_records(iter(rows)).sample(fraction=1, shuffle=True, seed=0)

@@ -186,10 +186,37 @@ def test_figures_draw_every_point_once(report: Report, paper_records: pl.DataFra
     assert point["stars"] == pytest.approx(point["mean"] - 5.0)  # mean pooling is planted 5 points above CLS
 
 
+def test_attention_figures_show_each_block_of_final_states(report: Report, paper_records: pl.DataFrame) -> None:
+    drawn = {}
+    for name in ("figure2a", "figure2b"):
+        (rows,) = report.figures[name](paper_records.lazy()).to_dict()["datasets"].values()
+        drawn[name] = pl.DataFrame(rows)
+    states = ["pre-trained", "CoLA, head cls (n = 3)", "CoLA, head mean (n = 3)"]
+    entropy = drawn["figure2a"]
+    assert entropy["state"].unique(maintain_order=True).to_list() == states  # bars stand in this order
+    at_top = entropy.filter(layer=12).select("state", "mean").rows()
+    assert [state for state, _ in at_top] == states
+    assert [mean for _, mean in at_top] == pytest.approx([1.4, 4.4, 2.9])
+    assert entropy.height == 3 * 12
+    ends = entropy.filter(layer=12, state=states[1]).select("low", "high").row(0)
+    assert ends == pytest.approx((4.39, 4.41))  # planted: an sd of 0.01 over seeds
+    distance = drawn["figure2b"]
+    assert distance.height == 2 * 2 * 12  # heads, positions, blocks
+    assert distance.filter(layer=12, state=states[1], position="other")["mean"].item() == pytest.approx(1.5)
+    assert distance.filter(layer=6)["mean"].to_list() == pytest.approx([0.0] * 4)
+
+
+def test_attention_of_two_corpora_is_in_two_panels(report: Report, paper_records: pl.DataFrame) -> None:
+    again = paper_records.filter(pl.col("method") == "attention").with_columns(corpus=pl.lit("cola"))
+    (rows,) = report.figures["figure2a"](pl.concat([paper_records, again]).lazy()).to_dict()["datasets"].values()
+    assert {row["panel"] for row in rows} == {"roberta, bigram_shift", "roberta, cola"}
+    assert len(rows) == 2 * 3 * 12
+
+
 def test_page(report: Report, paper_records: pl.DataFrame) -> None:
     page = render_html(report, paper_records.lazy(), "Mosbach 2020")
     assert "Missing" not in page
-    assert page.count("<h2>") == 8
+    assert page.count("<h2>") == 10
 
 
 def test_published_tables_are_whole() -> None:
