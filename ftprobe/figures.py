@@ -39,50 +39,59 @@ class Field(NamedTuple):
     title: str
 
 
+LAYER = Field("layer", "layer")
+
+
 def layer_curves(
     frame: pl.DataFrame,
     *,
     title: str,
     y: Field,
+    x: Field = LAYER,
     color: Field | None = None,
     dash: Field | None = None,
     column: Field | None = None,
     row: Field | None = None,
     stars: Field | None = None,
     zero_line: bool = False,
+    own_scales: bool = False,
     width: int = 240,
     height: int = 200,
 ) -> Chart:
-    """Lines over layers, one panel for each value of `column` and `row`.
+    """Lines over layers, or another whole number, one panel for each value of `column` and `row`.
 
     Parameters
     ----------
     frame : polars.DataFrame
-        One row a point: `layer`, the column of `y`, those of the series and panels, and where known `low` and `high`,
+        One row a point: the columns of `x` and `y`, those of the series and panels, and where known `low` and `high`,
         drawn as a band. A null breaks the line.
     stars : Field, optional
         A second quantity, drawn as stars on an axis of its own on the right.
     zero_line : bool
         Whether to draw y = 0, for differences.
+    own_scales : bool
+        Whether each panel has axes of its own, for numbers that do not compare between panels.
 
     Raises
     ------
     MissingData
         No point has a value.
     """
-    frame = _drawn(frame, title, y, [Field("layer", "layer"), color, dash, column, row, stars])
+    frame = _drawn(frame, title, y, [x, color, dash, column, row, stars])
     starred = stars is not None and bool(frame[stars.name].is_not_null().any())
     scale = alt.Scale(domain=_domain(frame, y)) if starred else alt.Scale(zero=False)
     own = alt.Y(f"{y.name}:Q", title=y.title, scale=scale, axis=alt.Axis(grid=True))
     base, lines = _base(color, frame), [f.name for f in (color, dash) if f]
-    x = alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1, format="d"))
+    along = alt.X(f"{x.name}:Q", title=x.title, axis=alt.Axis(tickMinStep=1, format="d"))
     # Marks in a layer of their own: with marks on the line, Vega-Lite draws the legend of dashes without strokes.
     layers = [
-        base.mark_line().encode(x, own, **_series(dash)),
-        base.mark_point(filled=True, size=22, opacity=1).encode(x, own, **_detail(dash)),
+        base.mark_line().encode(along, own, **_series(dash)),
+        base.mark_point(filled=True, size=22, opacity=1).encode(along, own, **_detail(dash)),
     ]
     if _has_ends(frame) and (not lines or frame.select(lines).n_unique() <= _BANDS):
-        band = base.mark_area(opacity=0.15).encode(x, alt.Y("low:Q", title=y.title), alt.Y2("high:Q"), **_detail(dash))
+        band = base.mark_area(opacity=0.15).encode(
+            along, alt.Y("low:Q", title=y.title), alt.Y2("high:Q"), **_detail(dash)
+        )
         layers.insert(0, band)
     if zero_line:
         # Counting leaves one row a panel, hence one rule.
@@ -90,10 +99,10 @@ def layer_curves(
         layers.insert(0, rule.encode(y=alt.datum(0)))
     panel = alt.layer(*layers).properties(width=width, height=height)
     if not starred or stars is None:
-        return _panels(panel, frame, title, column, row)
+        return _panels(panel, frame, title, column, row, own_scales=own_scales)
     axis, right = alt.Axis(orient="right", grid=False), alt.Scale(domain=_domain(frame, stars))
     against = alt.Y(f"{stars.name}:Q", title=stars.title, axis=axis, scale=right)
-    marks = base.mark_point(shape=_STAR, size=70, filled=True).encode(x, against, **_detail(dash))
+    marks = base.mark_point(shape=_STAR, size=70, filled=True).encode(along, against, **_detail(dash))
     return _grid(alt.layer(panel, marks).resolve_scale(y="independent"), frame, title, column, row)
 
 
@@ -168,7 +177,9 @@ def _detail(dash: Field | None) -> dict[str, Any]:
     return {} if dash is None else {"detail": f"{dash.name}:N"}
 
 
-def _panels(panel: Any, frame: pl.DataFrame, title: str, column: Field | None, row: Field | None) -> Chart:
+def _panels(
+    panel: Any, frame: pl.DataFrame, title: str, column: Field | None, row: Field | None, *, own_scales: bool = False
+) -> Chart:
     split: dict[str, Any] = {}
     for name, field in (("column", column), ("row", row)):
         if field is not None:
@@ -176,7 +187,10 @@ def _panels(panel: Any, frame: pl.DataFrame, title: str, column: Field | None, r
             order = frame[field.name].unique(maintain_order=True).to_list()
             header = alt.Header(titleFontSize=0, labelFontSize=12, labelFontWeight="bold")
             split[name] = kind(f"{field.name}:N", title=None, sort=order, header=header)
-    return _finished(panel.facet(data=frame, **split) if split else panel.properties(data=frame), title)
+    if not split:
+        return _finished(panel.properties(data=frame), title)
+    panels = panel.facet(data=frame, **split)
+    return _finished(panels.resolve_scale(x="independent", y="independent") if own_scales else panels, title)
 
 
 def _grid(panel: Any, frame: pl.DataFrame, title: str, column: Field | None, row: Field | None) -> Chart:
