@@ -36,7 +36,7 @@ TUNINGS = {
     "stsb": "STS-B",
     "cola": "CoLA",
 }
-"""What a model was tuned on, in the order of the paper's tables: the pre-trained model first, a task more last."""
+"""What a model was tuned on, as the paper's tables order it; CoLA is not among the paper's."""
 POS = ("ptb_pos", "xpos", "upos")
 TASKS = (*POS, "chunk", "sem")
 ENDS = {"top_accuracy": "top", "bottom_accuracy": "bottom"}
@@ -62,9 +62,7 @@ CHECKS = {"": "main", "_standardised": "standardised", "_raw": "raw", "_probeles
 """The suffix of a metric, and what it says of how the neurons were ranked."""
 PARTS = {"train": "training", "dev": "development", "test": "test", "labels": "labels"}
 NO_NEURONS = "add `probe: {kind: neurons}` to the study and run it"
-NO_PRUNING = "add `prune_top` or `prune_bottom` to `finetune` and run the study"
 NO_CURVES = "add `probe: {kind: elastic_net}` to the study and run it"
-PRUNED = ("SST-2", "MNLI", "QNLI", "RTE", "CoLA")
 _SOMETIMES = ("head_pooling", "pooling", "variant", "corpus", "config", "runs")
 _ALIKE = (
     (pl.col("runs") == "all")
@@ -105,7 +103,8 @@ def pruned(records: pl.LazyFrame, *, number: int) -> Table:
     if number == 6:
         records = records.filter(pl.col("model").replace_strict(models, default=None) == CHECKPOINTS["xlnet"])
     found = frames.with_and_without_collapsed(records, _pruned_scores)
-    own = frames.require(found, "scores of pruned models" + " of XLNet" * (number == 6), NO_PRUNING)
+    what = "scores of pruned models" + " of XLNet" * (number == 6)
+    own = frames.require(found, what, "add `prune_top` to `finetune`")
     shown = frames.distinguishing(own, ["ft_task", "model", "pruned"], ["head_pooling", "runs"])[1:]
     rows = {name: generic.HEADERS.get(name, name) for name in shown}
     condition = pl.col("condition").str.replace("baseline", "nothing").str.replace("prune_(top|bottom)", "$1 ")
@@ -119,7 +118,7 @@ def pruned(records: pl.LazyFrame, *, number: int) -> Table:
         f"of STS-B, else accuracy; the paper names no metric.{generic.collapse_note(records)}",
         rows=rows,
         columns=["ft_task", "source"],
-        order={**_ORDER, "ft_task": PRUNED, "pruned": ["nothing"]},
+        order={**_ORDER, "ft_task": ["SST-2", "MNLI", "QNLI"], "pruned": ["nothing"]},
         digits=1,
     )
 
@@ -127,9 +126,8 @@ def pruned(records: pl.LazyFrame, *, number: int) -> Table:
 def _pruned_scores(records: pl.LazyFrame) -> pl.LazyFrame:
     """Over seeds: models that are whole, and those with blocks removed, on the tasks that have some of these."""
     metric = pl.col("ft_task").replace_strict({"cola": "mcc", "stsb": "pearson"}, default="accuracy")
-    variant = pl.col("variant")
-    whole, cut = (variant.str.contains(rf"^{name}(\[|$)") for name in ("finetuned", r"prune_(top|bottom)_\d+"))
-    name = variant.str.replace("^finetuned", "nothing").str.replace("^prune_(top|bottom)_", "$1 ")
+    whole, cut = (pl.col("variant").str.contains(rf"^{each}(\[|$)") for each in ("finetuned", r"prune_[a-z]+_\d+"))
+    name = pl.col("variant").str.replace("^finetuned", "nothing").str.replace("^prune_(top|bottom)_", "$1 ")
     scores = frames.final_scores(records).filter(pl.col("metric") == metric, whole | cut)
     scores = scores.filter(cut.any().over("ft_task")).with_columns(pruned=name)
     # What pruning changes of the options would keep a task's scores apart.
