@@ -1,9 +1,9 @@
-"""Durrani et al. 2021: its Tables 1, 3, 4, 5, 7, 8 and Figures 1 to 4 from records, beside the published numbers.
+"""Durrani et al. 2021: its Tables 1 to 8 and Figures 1 to 4 from records, beside the published numbers.
 
 Published numbers stand beside a model of the study that is the paper's: by its checkpoint where the records name it
 (`detail.checkpoint`), else by its alias, `bert`, `roberta` or `xlnet`. The paper does not say which BERT base it took;
 the cased one is meant here (METHODS 1.2). Its POS is that of the Penn Treebank: published POS numbers stand beside the
-first of `ptb_pos`, `xpos` and `upos` that the study probes. Tables 2 and 6 prune layers, which no study does yet.
+first of `ptb_pos`, `xpos` and `upos` that the study probes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TUNINGS = {
     "stsb": "STS-B",
     "cola": "CoLA",
 }
-"""What a model was tuned on, in the order of the paper's tables, and one task more: the pre-trained model first."""
+"""What a model was tuned on, as the paper's tables order it; CoLA is not among the paper's."""
 POS = ("ptb_pos", "xpos", "upos")
 TASKS = (*POS, "chunk", "sem")
 ENDS = {"top_accuracy": "top", "bottom_accuracy": "bottom"}
@@ -95,6 +95,43 @@ def ends(records: pl.LazyFrame, *, number: int, tasks: tuple[str, ...], what: st
         digits=1,
         interval="line",
     )
+
+
+def pruned(records: pl.LazyFrame, *, number: int) -> Table:
+    """Scores of models whose upper or lower blocks were removed before tuning: all (Table 2), XLNet (Table 6)."""
+    models = paper_models(records, CHECKPOINTS)
+    if number == 6:
+        records = records.filter(pl.col("model").replace_strict(models, default=None) == CHECKPOINTS["xlnet"])
+    found = frames.with_and_without_collapsed(records, _pruned_scores)
+    what = "scores of pruned models" + " of XLNet" * (number == 6)
+    own = frames.require(found, what, "add `prune_top` to `finetune`")
+    shown = frames.distinguishing(own, ["ft_task", "model", "pruned"], ["head_pooling", "runs"])[1:]
+    rows = {name: generic.HEADERS.get(name, name) for name in shown}
+    condition = pl.col("condition").str.replace("baseline", "nothing").str.replace("prune_(top|bottom)", "$1 ")
+    published = printed(PAPER, f"table{number}", pruned=condition, **_PRINTED).drop("condition", "task", "metric")
+    alike = (pl.col("runs") == "all") & (pl.col("head_pooling").fill_null("cls") == "cls")
+    own = own.sort("model", "pruned", *shown[2:], "ft_task", descending=[False, True, *[False] * (len(shown) - 1)])
+    return layout(
+        _named(beside(own, published, rows, ("ft_task",), models=models, alike=alike)),
+        title=f"Durrani 2021, Table {number}: fine-tuning of pruned models",
+        caption="Blocks are removed before tuning. Scores times 100 on the development set: MCC of CoLA, Pearson's r "
+        f"of STS-B, else accuracy; the paper names no metric.{generic.collapse_note(records)}",
+        rows=rows,
+        columns=["ft_task", "source"],
+        order={**_ORDER, "ft_task": ["SST-2", "MNLI", "QNLI"], "pruned": ["nothing"]},
+        digits=1,
+    )
+
+
+def _pruned_scores(records: pl.LazyFrame) -> pl.LazyFrame:
+    """Over seeds: models that are whole, and those with blocks removed, on the tasks that have some of these."""
+    metric = pl.col("ft_task").replace_strict({"cola": "mcc", "stsb": "pearson"}, default="accuracy")
+    whole, cut = (pl.col("variant").str.contains(rf"^{each}(\[|$)") for each in ("finetuned", r"prune_[a-z]+_\d+"))
+    name = pl.col("variant").str.replace("^finetuned", "nothing").str.replace("^prune_(top|bottom)_", "$1 ")
+    scores = frames.final_scores(records).filter(pl.col("metric") == metric, whole | cut)
+    scores = scores.filter(cut.any().over("ft_task")).with_columns(pruned=name)
+    # What pruning changes of the options would keep a task's scores apart.
+    return frames.in_print_units(frames.over_seeds(scores.drop("config", "variant"), interval=False))
 
 
 def table7(records: pl.LazyFrame) -> Table:
@@ -288,9 +325,8 @@ def _arranged(
 
 def _split(cells: pl.DataFrame, places: Mapping[str, tuple[str, str]], names: tuple[str, str]) -> pl.DataFrame:
     """Two header columns from the metric."""
-    metric = pl.col("metric")
     return cells.with_columns(
-        metric.replace_strict({each: place[i] for each, place in places.items()}).alias(name)
+        pl.col("metric").replace_strict({each: place[i] for each, place in places.items()}).alias(name)
         for i, name in enumerate(names)
     )
 
@@ -338,9 +374,11 @@ _ORDER: Mapping[str, Sequence[str]] = {
 }
 TABLES: dict[str, Callable[[pl.LazyFrame], Table]] = {
     "table1": partial(ends, number=1, tasks=POS, what="POS"),
+    "table2": partial(pruned, number=2),
     "table3": table3,
     "table4": partial(ends, number=4, tasks=("chunk",), what="chunking"),
     "table5": partial(ends, number=5, tasks=("sem",), what="semantic tags"),
+    "table6": partial(pruned, number=6),
     "table7": table7,
     "table8": table8,
     "sensitivity": sensitivity,

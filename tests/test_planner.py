@@ -91,6 +91,21 @@ def test_equal_grid_points_are_one_trial_with_both_names(minilm: str, tmp_path: 
     assert names == {"minilm", "again"}
 
 
+def test_a_probe_of_one_variant_reads_no_other_state(minilm: str, tmp_path: Path) -> None:
+    study = document(minilm)
+    study["finetune"] = [{"task": "acceptability@grammar", "prune_top": [None, 2]}]
+    study["probe"][0] |= {"task": "word_order@grammar", "variant": ["finetuned"]}
+    planned = plan(study, tmp_path)
+    assert len(ids(planned, "finetune")) == 2
+    assert sorted(t.columns["variant"] for t in planned.trials.values() if t.stage == "probe") == [
+        "finetuned",
+        "pretrained",
+    ]
+    study["probe"][0]["variant"] = "prune_top_2"
+    shallow = [t for t in plan(study, tmp_path).trials.values() if t.columns["variant"] == "prune_top_2"]
+    assert sorted({t.stage for t in shallow}) == ["activations", "probe"]
+
+
 def test_an_axis_that_no_column_shows_becomes_the_variant(minilm: str, tmp_path: Path) -> None:
     study = document(minilm)
     study["finetune"][0]["learning_rate"] = [2.0e-5, 5.0e-5]

@@ -132,6 +132,28 @@ def test_a_probe_can_be_kept_to_some_tuned_states() -> None:
     assert read == [[], ["sst2"], ["rte"]]
 
 
+def test_a_probe_can_be_kept_to_some_variants() -> None:
+    finetune = [{"task": "cola", "freeze": [None, 3]}, {"task": "cola", "prune_top": 1, "replace_top": 0}]
+    found = study(finetune=finetune, probe=[{"task": "cola", "variant": ["finetuned", "freeze_3"], "probe": LINEAR}])
+    assert [run.variant for run in found.finetune if run.model == "bert"] == [
+        "finetuned",
+        "freeze_3",
+        "prune_top_1+replace_top_0",
+    ]
+    assert [(run.on, run.variant) for run in found.probe] == [
+        ("pretrained", None),
+        ("finetuned", "finetuned"),
+        ("finetuned", "freeze_3"),
+    ]
+    read = [[run.options.freeze for run in found.finetune if probe.reads(run)] for probe in found.probe]
+    assert read == [[], [None, None], [3, 3]]
+    entry = {"measure": {"kind": "attention"}, "corpus": "cola", "variant": "freeze_3"}
+    assert [(run.on, run.variant) for run in study(finetune=finetune, compare=[entry]).compare][-1] == (
+        "finetuned",
+        "freeze_3",
+    )
+
+
 def test_numbers_that_yaml_1_1_reads_as_text_are_numbers() -> None:
     (run, *_) = study(finetune=[{"task": "cola", "learning_rate": "1e-5", "model": "bert"}]).finetune
     assert run.options.learning_rate == 1e-5
@@ -365,6 +387,18 @@ MISTAKES: list[tuple[dict[str, object], tuple[str, str, str]]] = [
     (
         {"probe": [{"task": "cola", "on": "pretrained", "finetune_task": "rte", "probe": LINEAR}]},
         ("probe[0].finetune_task", "a pre-trained state has none", "add `on: finetuned`"),
+    ),
+    (
+        {"compare": [{"measure": {"kind": "attention"}, "corpus": "cola", "on": "pretrained", "variant": "freeze_3"}]},
+        ("compare[0].variant", "a pre-trained state has none", "add `on: finetuned`"),
+    ),
+    (
+        {"finetune": [{"task": "cola"}], "probe": [{"task": "cola", "variant": "freeze_3", "probe": LINEAR}]},
+        (
+            "probe[0]",
+            "no `finetune` entry makes the state it reads (any model tuned on any task, variant freeze_3)",
+            "",
+        ),
     ),
 ]
 

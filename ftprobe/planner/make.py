@@ -66,4 +66,5 @@ def _wanted(run: ProbeRun | CompareRun, states: Sequence[State]) -> list[State]:
         if run.model in (None, state.alias)
         and run.on == ("finetuned" if state.trial else "pretrained")
         and (state.trial is None or run.finetune_task in (None, state.task))
+        and (state.trial is None or run.variant in (None, state.columns["variant"].partition("[")[0]))
     ]

@@ -17,7 +17,7 @@ from ftprobe.planner.plan import Trial
 from ftprobe.resolution import Resolved, Text
 from ftprobe.study import Edit, FinetuneRun, Study
 from ftprobe.study.checks import text_reference
-from ftprobe.study.finetuning import EDITS, VARIANTS
+from ftprobe.study.finetuning import VARIANTS
 
 NO_EDIT: Mapping[str, Any] = {}
 
@@ -202,7 +202,7 @@ class _Tuning(NamedTuple):
             run.task,
             columns,
             architecture._replace(n_layers=layers),
-            "+".join([name, *_done(run.edit)]),
+            "+".join([name, *run.edit.named()]),
             _edit(run.edit),
         )
 
@@ -220,17 +220,14 @@ def _suffix(variant: str) -> str:
 
 def _trained(variant: str, edit: Edit) -> str:
     """The variant of the training itself: without what is done to its state afterwards."""
-    done = _done(edit)
+    done = edit.named()
     name, bracket, rest = variant.partition("[")
     kept = [part for part in name.split("+") if part not in done]
     return ("+".join(kept) or "finetuned") + bracket + rest
 
 
 def _variants(runs: Sequence[FinetuneRun]) -> list[str]:
-    """The variant of each fine-tuning run, by the names of METHODS 1.3 (`freeze_3`, `replace_top_2`), else `finetuned`.
-
-    In brackets stands what else the study varies for its task.
-    """
+    """The variant of each fine-tuning run, and in brackets what else the study varies for its task."""
     values: dict[tuple[str, str], set[object]] = {}
     dumped = [(run.task, run.options.model_dump(exclude={"head_pooling", *VARIANTS})) for run in runs]
     for task, own in dumped:
@@ -238,14 +235,6 @@ def _variants(runs: Sequence[FinetuneRun]) -> list[str]:
             values.setdefault((task, key), set()).add(value)
     made = []
     for run, (task, own) in zip(runs, dumped, strict=True):
-        options = run.options.model_dump(include=set(VARIANTS))
-        named = [f"{key.removesuffix('_rank')}_{options[key]}" for key in VARIANTS if options[key] is not None]
         varied = [f"{key}={value}" for key, value in own.items() if len(values[task, key]) > 1]
-        name = "+".join([*named, *_done(run.edit)]) or "finetuned"
-        made.append(name + (f"[{','.join(varied)}]" if varied else ""))
+        made.append(run.variant + (f"[{','.join(varied)}]" if varied else ""))
     return made
-
-
-def _done(edit: Edit) -> list[str]:
-    """What the name of a variant says of an edit."""
-    return [f"{key.removeprefix('replace_') if key not in EDITS else key}_{v}" for key, v in edit.spec().items()]

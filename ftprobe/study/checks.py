@@ -83,6 +83,14 @@ def probe_problems(point: Point, models: Collection[str], kinds: Sequence[tuple[
     return problems
 
 
+def pretrained_problems(entry: Mapping[str, object], place: str) -> list[Problem]:
+    """Whether an entry about pre-trained states alone says what only fine-tuned ones have."""
+    if entry["on"] not in ("pretrained", ["pretrained"]):
+        return []
+    own = [key for key in ("finetune_task", "variant") if key in entry]
+    return [Problem(at(place, key), "a pre-trained state has none", "add `on: finetuned`") for key in own]
+
+
 def compare_problems(point: Point, models: Collection[str]) -> list[Problem]:
     """Whether the model is one of the study's and the text one that is known."""
     problems = _model_problems(point, models)
@@ -125,7 +133,8 @@ def unread_states(reading: Sequence[ProbeRun | CompareRun], finetune: Sequence[F
     problems = []
     for run in reading:
         if run.on == "finetuned" and not any(map(run.reads, finetune)):
-            state = " ".join(filter(None, [run.model or "any model", f"tuned on {run.finetune_task or 'any task'}"]))
+            state = f"{run.model or 'any model'} tuned on {run.finetune_task or 'any task'}"
+            state += f", variant {run.variant}" if run.variant else ""
             problems.append(Problem(run.place, f"no `finetune` entry makes the state it reads ({state})"))
     return problems
 

@@ -11,7 +11,14 @@ from ftprobe import probes
 from ftprobe.checkpoint import known_architecture
 from ftprobe.compare import COMPARISONS
 from ftprobe.errors import Problem
-from ftprobe.study.checks import compare_problems, finetune_problems, probe_problems, task_defaults, text_reference
+from ftprobe.study.checks import (
+    compare_problems,
+    finetune_problems,
+    pretrained_problems,
+    probe_problems,
+    task_defaults,
+    text_reference,
+)
 from ftprobe.study.finetuning import Edit, FinetuneOptions
 from ftprobe.study.grid import (
     Choice,
@@ -91,8 +98,7 @@ def probe_runs(
     families = _families(entry.get("probe"), at(place, "probe"), _PROBES, problems)
     entry = {"on": list(states), **known_keys(entry, {**types, "probe": object}, place, problems)}
     entry.pop("probe", None)
-    if entry["on"] in ("pretrained", ["pretrained"]) and "finetune_task" in entry:
-        problems.append(Problem(at(place, "finetune_task"), "a pre-trained state has none", "add `on: finetuned`"))
+    problems += pretrained_problems(entry, place)
     runs: dict[ProbeEntry, list[ProbeRun]] = {}
     for point in _points(entry, place, types, problems):
         found = probe_problems(point, models, [(family.kind, family.place) for family in families])
@@ -101,7 +107,7 @@ def probe_runs(
             problems += [*found, *(built if isinstance(built, list) else [])]
             continue
         if built.on == "pretrained":
-            built = built.model_copy(update={"finetune_task": None})
+            built = built.model_copy(update={"finetune_task": None, "variant": None})
         runs[built] = [_probe_run(built, family, place) for family in families]
     return [run for group in runs.values() for run in group]
 
@@ -114,6 +120,7 @@ def compare_runs(
     families = _families(entry.get("measure"), at(place, "measure"), _MEASURES, problems)
     entry = {"on": list(states), **known_keys(entry, {**types, "measure": object}, place, problems)}
     entry.pop("measure", None)
+    problems += pretrained_problems(entry, place)
     runs: dict[CompareEntry, list[CompareRun]] = {}
     for point in _points(entry, place, types, problems):
         found = compare_problems(point, models)
@@ -122,7 +129,7 @@ def compare_runs(
             problems += [*found, *(built if isinstance(built, list) else [])]
             continue
         if built.on == "pretrained":
-            built = built.model_copy(update={"finetune_task": None})
+            built = built.model_copy(update={"finetune_task": None, "variant": None})
         values = {**built.model_dump(), "corpus": text_reference(built.corpus), "place": place}
         runs[built] = [CompareRun(kind=family.kind, options=family.options, **values) for family in families]
     return [run for group in runs.values() for run in group]
@@ -134,6 +141,7 @@ def _probe_run(entry: ProbeEntry, family: _Family, place: str) -> ProbeRun:
         on=entry.on,
         model=entry.model,
         finetune_task=entry.finetune_task,
+        variant=entry.variant,
         task=entry.task,
         activation=ActivationOptions(**{name: values[name] for name in ActivationOptions.model_fields}),
         layers=entry.layers,

@@ -46,6 +46,10 @@ class Edit(Options):
         """As JSON, what is at its default left out: empty where nothing is done."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
+    def named(self) -> list[str]:
+        """What the name of a variant says of it."""
+        return [f"{key.removeprefix('replace_') if key not in EDITS else key}_{v}" for key, v in self.spec().items()]
+
 
 class FinetuneOptions(Options):
     """How one model is fine-tuned on one task (METHODS 1.1 and 1.2)."""
@@ -117,6 +121,11 @@ class FinetuneOptions(Options):
         values: Mapping[str, Any] = self.model_dump(mode="json")
         fields = type(self).model_fields
         return {name: v for name, v in values.items() if name not in LATER or v != fields[name].default}
+
+    def named(self) -> list[str]:
+        """What the name of a variant says of them."""
+        values = self.model_dump(include=set(VARIANTS))
+        return [f"{key.removesuffix('_rank')}_{values[key]}" for key in VARIANTS if values[key] is not None]
 
 
 VARIANTS = ("freeze", "truncate", "prune_top", "prune_bottom", "reinitialise", "lora_rank")

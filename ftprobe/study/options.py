@@ -88,6 +88,8 @@ class ProbeEntry(ActivationOptions):
     """Only the states of this model (alias); of every model when null."""
     finetune_task: str | None = None
     """Only the states tuned on this task; on every task when null."""
+    variant: str | None = None
+    """Only the states of this variant, by its name in records (`finetuned`, `freeze_3`); of every one when null."""
     layers: Layers = "all"
     seed: Annotated[int, Field(ge=0)] = 0
 
@@ -107,6 +109,8 @@ class CompareEntry(Options):
     on: State
     model: str | None = None
     finetune_task: str | None = None
+    variant: str | None = None
+    """Only the states of this variant, as of a probe."""
     split: Literal["train", "dev", "test", "all"] = "test"
     items: Count | None = None
     """At most so many texts of the split, sampled once; when null 2,000 for `attention`, else all."""
@@ -152,6 +156,11 @@ class FinetuneRun(NamedTuple):
     edit: Edit = Edit()
     snapshots: Snapshots | None = None
 
+    @property
+    def variant(self) -> str:
+        """What records call its state, by the names of METHODS 1.3 (`freeze_3`, `replace_top_2`), else `finetuned`."""
+        return "+".join([*self.options.named(), *self.edit.named()]) or "finetuned"
+
 
 @dataclass(frozen=True)
 class ProbeRun:
@@ -162,6 +171,8 @@ class ProbeRun:
     """Alias; None stands for every model."""
     finetune_task: str | None
     """Which tuned states: those tuned on this task; None stands for all, and for the pre-trained state."""
+    variant: str | None
+    """Which of them: those of this variant; None stands for all."""
     task: str
     activation: ActivationOptions
     layers: Layers
@@ -172,7 +183,7 @@ class ProbeRun:
 
     def reads(self, run: FinetuneRun) -> bool:
         """Whether this probe is run on the state that `run` makes."""
-        return self.on == "finetuned" and self.model in (None, run.model) and self.finetune_task in (None, run.task)
+        return self.on == "finetuned" and _matches(self, run)
 
 
 @dataclass(frozen=True)
@@ -182,6 +193,7 @@ class CompareRun:
     on: State
     model: str | None
     finetune_task: str | None
+    variant: str | None
     corpus: str
     """A task reference whose text it is."""
     split: str
@@ -194,7 +206,12 @@ class CompareRun:
 
     def reads(self, run: FinetuneRun) -> bool:
         """Whether this measure is taken of the state that `run` makes."""
-        return self.on == "finetuned" and self.model in (None, run.model) and self.finetune_task in (None, run.task)
+        return self.on == "finetuned" and _matches(self, run)
+
+
+def _matches(reading: ProbeRun | CompareRun, run: FinetuneRun) -> bool:
+    asked = (reading.model, reading.finetune_task, reading.variant)
+    return all(name in (None, own) for name, own in zip(asked, (run.model, run.task, run.variant), strict=True))
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ import polars as pl
 import pytest
 
 from ftprobe.frames import MissingData
+from ftprobe.planner import make_plan
 from ftprobe.published import load
 from ftprobe.report import Report, find_report, render_html
+from ftprobe.store import Store
 from ftprobe.study import load_study
 from ftprobe.tables import DASH, Table
 
@@ -20,6 +22,7 @@ MODELS = {"google-bert/bert-base": "bert", "FacebookAI/roberta-base": "roberta",
 TASKS = {"pos": "ptb_pos", "chunking": "chunk", "sem": "sem"}
 OFFSETS = (-0.01, 0.0, 0.01)  # of three seeds: sd 1 point, mean unchanged
 N_NEURONS = 13 * 768
+TUNED = ("cola", "sst2", "rte")  # of the small study
 CURVED = ("sst2", "rte")  # tunings whose layers are probed
 Row = dict[str, object]
 Made = Callable[[Iterator[Row]], pl.DataFrame]
@@ -313,13 +316,15 @@ def test_without_neurons_a_table_says_what_is_missing(report: Report, records: p
 
 def test_page(report: Report, records: pl.DataFrame) -> None:
     page = render_html(report, records.lazy(), "Durrani 2021")
-    assert "Missing" not in page
-    assert page.count("<h2>") == 12
+    assert page.count("Missing") == 2  # no pruned models are planted
+    assert page.count("<h2>") == 14
 
 
 def test_the_shipped_study_is_that_of_the_paper() -> None:
     found = load_study(SWEEPS / "durrani2021.yaml")
-    assert {(run.task, run.seed) for run in found.finetune} == {(t, s) for t in ("sst2", "rte") for s in range(3)}
+    tunings = {"sst2", "rte", "mnli", "qnli", "mrpc", "stsb"}
+    assert {(run.task, run.seed) for run in found.finetune} == {(t, s) for t in tunings for s in range(3)}
+    assert {run.variant for run in found.probe if run.on == "finetuned"} == {"finetuned"}
     assert {run.activation.pooling for run in found.probe} == {"last"}
     kinds = {(run.kind, run.task) for run in found.probe}
     assert kinds == {(kind, task) for kind in ("neurons", "elastic_net") for task in ("ptb_pos", "chunk", "sem")}
@@ -334,8 +339,81 @@ def test_the_shipped_study_is_that_of_the_paper() -> None:
 )
 def test_the_small_studies_share_their_tuned_states(name: str, tasks: set[str]) -> None:
     runs = {
-        study: {(run.model, run.task, run.seed, run.options) for run in load_study(SWEEPS / f"{study}.yaml").finetune}
+        study: {
+            (run.model, run.task, run.seed, run.options)
+            for run in load_study(SWEEPS / f"{study}.yaml").finetune
+            if run.variant == "finetuned"
+        }
         for study in (name, "mosbach2020_minilm")
     }
     assert runs[name] == {run for run in runs["mosbach2020_minilm"] if run[3].head_pooling == "cls" and run[1] in tasks}
     assert len(runs[name]) == 3 * len(tasks)
+
+
+def pruned_rows() -> Iterator[Row]:
+    """Table 2; another metric of the same runs lies elsewhere."""
+    for at in published("table2"):
+        variant = {"baseline": "finetuned", "prune_top6": "prune_top_6", "prune_bottom6": "prune_bottom_6"}
+        for seed, offset in enumerate(OFFSETS):
+            row: Row = {
+                "model": MODELS[str(at["model"])],
+                "method": "finetune",
+                "variant": variant[str(at["condition"])],
+                "ft_task": at["finetune_task"],
+                "task": at["finetune_task"],
+                "corpus": at["finetune_task"],
+                "ft_seed": seed,
+                "head_pooling": "cls",
+                "update": 10,
+                "detail": '{"selected": true}',
+                "config": json.dumps({"epochs": 3, "condition": at["condition"]}),
+            }
+            yield {**row, "metric": "accuracy", "value": float(str(at["value"])) / 100 + offset}
+            yield {**row, "metric": "f1", "value": 0.5}
+
+
+@pytest.fixture(scope="module")
+def pruned(as_records: Made) -> pl.DataFrame:
+    return as_records(pruned_rows()).sample(fraction=1, shuffle=True, seed=0)
+
+
+def test_tables_of_pruned_models_are_the_published_ones(report: Report, pruned: pl.DataFrame) -> None:
+    table = report.tables["table2"](pruned.lazy())
+    pairs = table.values.pivot("source", index=["model", "pruned", "ft_task"], values="mean")
+    assert pairs.height == 3 * 3 * 3
+    assert pairs["ours"].to_list() == pytest.approx(pairs["published"].to_list(), abs=1e-9)
+    assert [path[0] for path in table.columns[::2]] == ["SST-2", "MNLI", "QNLI"]
+    cuts = ["nothing", "top 6", "bottom 6"]
+    assert list(table.frame.select("model", "pruned").rows()) == [(m, cut) for m in MODELS.values() for cut in cuts]
+    assert cell(table, ("roberta", "bottom 6"), "QNLI / ours") == "63.7 ± 1.0"
+    six = report.tables["table6"](pruned.lazy())
+    assert six.frame.rows() == [row for row in table.frame.rows() if row[0] == "xlnet"]
+    with pytest.raises(MissingData, match="XLNet"):
+        report.tables["table6"](pruned.filter(pl.col("model") != "xlnet").lazy())
+
+
+def test_other_prunings_have_no_published_numbers(report: Report, pruned: pl.DataFrame) -> None:
+    half = pruned.with_columns(pl.col("variant").str.replace("_6", "_3"), model=pl.lit("minilm"))
+    half = half.filter(pruned["model"] == "bert", pl.col("ft_task") != "qnli")
+    other = half.filter(pl.col("variant") == "finetuned", pl.col("ft_task") == "sst2").with_columns(
+        ft_task=pl.lit("rte")
+    )
+    table = report.tables["table2"](pl.concat([half, other]).lazy())
+    assert table.frame["pruned"].to_list() == ["nothing", "top 3", "bottom 3"]
+    assert cell(table, ("minilm", "bottom 3"), "MNLI / ours") == "78.4 ± 1.0"
+    assert {table.frame[name][0] for name in table.frame.columns if name.endswith("published")} == {DASH}
+    # A task of which no pruned model was tuned is not one of this table's.
+    assert not [path for path in table.columns if path[0] == "RTE"]
+    with pytest.raises(MissingData, match="prune_top"):
+        report.tables["table2"](half.filter(pl.col("variant") == "finetuned").lazy())
+
+
+def test_pruned_models_are_tuned_and_not_probed(tmp_path: Path, shared_data: Path) -> None:
+    for name, depth, tasks in (("durrani2021", 6, {"sst2", "mnli", "qnli"}), ("durrani2021_minilm", 3, set(TUNED))):
+        found = load_study(SWEEPS / f"{name}.yaml")
+        cut = {(run.variant, run.task, run.seed) for run in found.finetune if run.variant != "finetuned"}
+        ends = (f"prune_top_{depth}", f"prune_bottom_{depth}")
+        assert cut == {(end, task, seed) for end in ends for task in tasks for seed in range(3)}
+        planned = make_plan(found, Store.open(tmp_path), data_dir=str(shared_data), offline=name.endswith("minilm"))
+        probed = {t.columns["variant"] for t in planned.trials.values() if t.stage != "finetune"}
+        assert probed == {"pretrained", "finetuned"}
