@@ -57,7 +57,7 @@ def probing(**options: Any) -> Document:
         "pooling": "mean",
         "max_length": 16,
         "dtype": "float32",
-        "probe": {"kind": "linear", "strength": [0.01]},
+        "probe": {"kind": "linear", "strength": [1.0]},
         **options,
     }
 

@@ -91,8 +91,7 @@ def probe_runs(
     families = _families(entry.get("probe"), at(place, "probe"), _PROBES, problems)
     entry = {"on": list(states), **known_keys(entry, {**types, "probe": object}, place, problems)}
     entry.pop("probe", None)
-    if entry["on"] in ("pretrained", ["pretrained"]) and "finetune_task" in entry:
-        problems.append(Problem(at(place, "finetune_task"), "a pre-trained state has none", "add `on: finetuned`"))
+    problems += _no_task(entry, place)
     runs: dict[ProbeEntry, list[ProbeRun]] = {}
     for point in _points(entry, place, types, problems):
         found = probe_problems(point, models, [(family.kind, family.place) for family in families])
@@ -114,6 +113,7 @@ def compare_runs(
     families = _families(entry.get("measure"), at(place, "measure"), _MEASURES, problems)
     entry = {"on": list(states), **known_keys(entry, {**types, "measure": object}, place, problems)}
     entry.pop("measure", None)
+    problems += _no_task(entry, place)
     runs: dict[CompareEntry, list[CompareRun]] = {}
     for point in _points(entry, place, types, problems):
         found = compare_problems(point, models)
@@ -126,6 +126,12 @@ def compare_runs(
         values = {**built.model_dump(), "corpus": text_reference(built.corpus), "place": place}
         runs[built] = [CompareRun(kind=family.kind, options=family.options, **values) for family in families]
     return [run for group in runs.values() for run in group]
+
+
+def _no_task(entry: Mapping[str, object], place: str) -> list[Problem]:
+    if entry["on"] in ("pretrained", ["pretrained"]) and "finetune_task" in entry:
+        return [Problem(at(place, "finetune_task"), "a pre-trained state has none", "add `on: finetuned`")]
+    return []
 
 
 def _probe_run(entry: ProbeEntry, family: _Family, place: str) -> ProbeRun:
