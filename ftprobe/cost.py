@@ -133,8 +133,9 @@ def speeds(manifests: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     seen: dict[str, list[float]] = {}
     for manifest in manifests:
         flops, wall = manifest.get("planned_flops", 0), manifest.get("wall_s", 0)
-        # A resumed trial's time is that of its last epochs; a clock that was set back gives a time below 0.
-        if flops > 0 and wall > 0 and not manifest.get("resumed_from_epoch"):
+        # A resumed trial's time is that of its last part; a clock that was set back gives a time below 0.
+        resumed = manifest.get("resumed_from_epoch") or manifest.get("resumed_from_update")
+        if flops > 0 and wall > 0 and not resumed:
             seen.setdefault(str(manifest["stage"]), []).append(flops / wall)
     return {stage: statistics.median(seen[stage]) if stage in seen else speed for stage, speed in DEFAULT_SPEED.items()}
 

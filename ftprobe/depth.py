@@ -9,6 +9,7 @@ from ftprobe.architecture import Architecture
 from ftprobe.cost import Workload
 from ftprobe.errors import InputError, Problem
 from ftprobe.study import Edit, FinetuneOptions, FinetuneRun
+from ftprobe.tasks import Task
 
 _SHARED = ("albert",)
 
@@ -40,14 +41,18 @@ def variant_problems(run: FinetuneRun, architecture: Architecture) -> Iterator[P
     if edit.replace_top and trained != L:
         what = "a state that was cut has no pre-trained block for each of its own"
         yield Problem(f"{run.place}.replace_top", what, "leave out the cut, or replace_top")
-    shared: Mapping[str, object] = {"freeze": options.freeze, "replace_top": edit.replace_top}
-    for key, value in shared.items():
-        if architecture.family in _SHARED and value not in (None, 0, L):
+    shared: Mapping[str, tuple[object, int]] = {
+        "freeze": (options.freeze, trained),
+        "reinitialise": (options.reinitialise, trained),
+        "replace_top": (edit.replace_top, L),
+    }
+    for key, (value, all_of_them) in shared.items():
+        if architecture.family in _SHARED and value not in (None, "all", 0, all_of_them):
             what = f"all blocks of an {architecture.family} are one, so {value} of them cannot be told from the rest"
-            yield Problem(f"{run.place}.{key}", what, f"give 0 or {L}")
+            yield Problem(f"{run.place}.{key}", what, f"give 0 or {all_of_them}")
 
 
-def moments(run: FinetuneRun, work: Workload) -> list[dict[str, Any]]:
+def moments(run: FinetuneRun, task: Task, work: Workload) -> list[dict[str, Any]]:
     """The snapshots of a run, as its trials name them; update 0 and the last are always among them.
 
     Raises
@@ -63,10 +68,12 @@ def moments(run: FinetuneRun, work: Workload) -> list[dict[str, Any]]:
     if asked.epochs is not None:
         return [{"epoch": e} for e in _steps(options.epochs, asked.epochs)]
     assert asked.every is not None
-    items = work.capped({"train": options.train_items}).get("train", 0)
-    if not work.exact or options.select == "best_dev" or items != min(items, round(work.items.get("train", 0))):
+    # Only where each text is one item is it known how many fill a batch: sentences lose words, passages give windows.
+    all_items = work.items.get("train", 0) == work.sentences.get("train", 0)
+    if not (work.exact and all_items and task.level in ("sentence", "pair")) or options.select == "best_dev":
         what = "how many updates this run takes is not known before it"
         raise InputError.one(f"{run.place}.snapshots", what, "use `count` or `epochs`")
+    items = work.capped({"train": options.train_items}).get("train", 0)
     updates = options.epochs * -(-items // options.batch_size)
     return [{"update": u} for u in _steps(updates, asked.every)]
 

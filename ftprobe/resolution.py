@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ftprobe.checkpoint import Checkpoint, resolve
@@ -69,7 +69,11 @@ def resolve_study(study: Study, store: Store, *, data_dir: str | None, offline: 
         raise InputError(problems)
     if read:
         _read(sources, store)
-    return Resolved(checkpoints, {task: _text(source, store) for task, source in sources.items()})
+    texts = {task: _text(source, store) for task, source in sources.items()}
+    absent = list(_absent_splits(study, texts))
+    if absent:
+        raise InputError(absent)
+    return Resolved(checkpoints, texts)
 
 
 def _references(study: Study) -> list[tuple[str, str]]:
@@ -91,6 +95,23 @@ def _read(sources: dict[str, TaskSource], store: Store) -> None:
 
 def _text(source: TaskSource, store: Store) -> Text:
     return Text(source, corpus_id(source), labels_id(source), Workload.of(source.sizes, counts(source, store)))
+
+
+def _absent_splits(study: Study, texts: dict[str, Text]) -> Iterator[Problem]:
+    """What is to be read of splits that a text, as far as it is counted, does not have."""
+    for run in study.compare:
+        there = texts[run.corpus].work.sentences
+        if there and run.split != "all" and run.split not in there:
+            yield Problem(f"{run.place}.split", f"'{run.corpus}' has no split '{run.split}'", _one_of(there))
+    for alias, model in study.models.items():
+        there = texts[text_reference(model.pretrain.text)].work.sentences if model.pretrain else {}
+        if model.pretrain and there and not {"train", "dev"} & there.keys():
+            what = f"'{model.pretrain.text}' has neither train nor dev to learn from"
+            yield Problem(f"models.{alias}.pretrain.text", what, _one_of(there))
+
+
+def _one_of(splits: Iterable[str]) -> str:
+    return f"it has: {', '.join(sorted(splits))}"
 
 
 def _problems(study: Study, checkpoints: dict[str, Checkpoint]) -> Iterator[Problem]:

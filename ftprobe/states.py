@@ -88,9 +88,11 @@ def _base(store: Store, payload: Payload) -> Encoder:
 
 
 def _masked_lm(store: Store, payload: Payload) -> MaskedLM:
-    from ftprobe.models.masked_lm import load_masked_lm
+    from ftprobe.models.masked_lm import NoMaskedLM, load_masked_lm
 
     spec, where = payload["spec"], payload["where"]
+    if spec["model"] is not None and spec["model"]["init"] != "pretrained":
+        raise NoMaskedLM.one(where["location"], "its parameters are drawn anew: no masked-LM head belongs to them")
     if spec["model"] is None:
         return load_masked_lm(str(store.fetch("pretrain", _parent(spec, "pretrain"))), offline=True)
     return load_masked_lm(where["location"], revision=spec["model"].get("revision"), offline=where["offline"])

@@ -65,7 +65,7 @@ def run_pack(payloads: Sequence[Payload], store: Store, *, device: str, threads:
             break
         if ended["state"] == "failed":
             result.update(state="failed", error=result["error"] or ended["error"])
-            result["failed"].update({p["id"]: ended["error"] for p in batch})
+            result["failed"].update({p["id"]: ended["error"] for p in _undone(store, batch)})
     store.release()
     return {**result, "wall_s": time.time() - started}
 
@@ -97,7 +97,10 @@ def _attempt(
         except (Exception, SystemExit) as error:
             result.update(state="failed", error=f"{type(error).__name__}: {error}")
             traceback.print_exc(file=log)
-    gc.collect()  # a Trainer is full of cycles, and the next trial of this process needs the memory
+    if batch[0]["stage"] != "probe" or result["state"] != "done":
+        # A Trainer is full of cycles, and the next trial of this process needs the memory. Probes are not, and there
+        # are many: to collect takes a tenth of a second.
+        gc.collect()
     with contextlib.suppress(StoreError):  # a full disk has no room for its own log either
         _keep(store, batch, result, log.getvalue())
     return result
@@ -110,13 +113,21 @@ def _refuse_orphans(batch: Sequence[Payload], failed: Mapping[str, str]) -> None
 
 
 def _keep(store: Store, payloads: Sequence[Payload], result: Mapping[str, Any], log: str) -> None:
+    undone = _undone(store, payloads) if result["state"] == "failed" else []
     for payload in payloads:
         store.write_log(payload["id"], log)
-        if result["state"] == "failed":
+        if payload in undone:
             failure = {key: payload[key] for key in ("name", "stage", "spec")}
             store.record_failure(payload["id"], {**failure, "error": result["error"], "traceback": log[-20_000:]})
         elif result["state"] == "done":
             store.clear_failure(payload["id"])
+
+
+def _undone(store: Store, payloads: Sequence[Payload]) -> list[Payload]:
+    """Those without an artifact: a run that fails has published the snapshots before."""
+    with contextlib.suppress(StoreError):
+        return [p for p in payloads if not store.exists(p["stage"], p["id"])]
+    return list(payloads)
 
 
 def _pretrain(todo: Sequence[Payload], store: Store, device: str, threads: int, report: Report) -> dict[str, Any]:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-
 from ftprobe.finetune.checkpoints import Checkpoints
 from ftprobe.finetune.examples import choose
+from ftprobe.finetune.isolation import own_generators
 from ftprobe.finetune.objective import module_of
 from ftprobe.finetune.training import Epoch, Report, Snapshots, Training, train, updates_of
 from ftprobe.finetune.variant import plain, prepared, restrict
 from ftprobe.measurement import Measurement, Outcome
-from ftprobe.models.heads.parts import save_encoder
 from ftprobe.models.load import Encoder, quiet_transformers
 from ftprobe.study import FinetuneOptions
 from ftprobe.tasks.types import TaskData
@@ -93,7 +88,7 @@ def finetune(
     rows = choose(task, options)
     module.check(task, rows, metrics)
     own = {} if positive is None else {"positive": positive}
-    with quiet_transformers(), _own_generators():
+    with quiet_transformers(), own_generators():
         encoder = prepared(load(), options, seed=seed)
         made = module.make(task, rows, encoder, options, metrics=metrics, seed=seed, **own)
         restrict(encoder, options, seed=seed)
@@ -105,7 +100,7 @@ def finetune(
             report,
             checkpoints,
             due,
-            write_state=lambda folder: save_encoder(folder, plain(encoder, options)),
+            write_state=lambda folder: made.save(folder, plain(encoder, options)),
         )
         train(training, options, seed=seed, out=out, device=device)
         made.save(out, plain(encoder, options))
@@ -177,15 +172,3 @@ def _facts(training: Training) -> dict[str, object]:
         "resumed_from_epoch": training.resumed_from,
         "earlier_attempts": training.attempts,
     }
-
-
-@contextlib.contextmanager
-def _own_generators() -> Iterator[None]:
-    # The Trainer seeds every global generator; the caller gets its own back.
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import socket
 import time
@@ -30,13 +29,13 @@ from ftprobe.finetune.checkpoints import (
     restore_optimizer,
     write_rest,
 )
+from ftprobe.finetune.isolation import alone
 from ftprobe.finetune.objective import Answers, Objective
 from ftprobe.finetune.optimizer import parameter_groups, schedule_factor
 from ftprobe.hashing import derive_seed
 from ftprobe.study import FinetuneOptions
 
 Report = Callable[[dict[str, object]], None]
-_RANK_NAMES = ("RANK", "WORLD_SIZE", "COMM_WORLD_SIZE", "PMI_SIZE", "LOCAL_SIZE", "LOCALNRANKS", "LOCALRANKID")
 
 
 class Epoch(NamedTuple):
@@ -51,7 +50,7 @@ class Epoch(NamedTuple):
 class Snapshots(NamedTuple):
     """States to be kept on the way: `keep(index, update, epoch, write)` is called for each index at its update.
 
-    `write` puts the encoder as it is now into a folder.
+    `write` puts encoder and head as they are now into a folder.
     """
 
     due: Mapping[int, Sequence[int]]
@@ -263,7 +262,7 @@ def _named(answers: Mapping[str, Answers]) -> list[tuple[str, str]]:
 def train(training: Training, options: FinetuneOptions, *, seed: int, out: Path, device: str) -> None:
     """Train the head of the objective and leave it with the weights of the epoch that is kept, on the CPU."""
     head, examples = training.objective.head, training.objective.splits["train"]
-    with _alone():
+    with alone():
         arguments = _arguments(options, seed, out, device)
         head.to(arguments.device)
         trainer = Trainer(
@@ -326,15 +325,3 @@ def _optimizer(
         lambda step: schedule_factor(step, updates=updates, warmup=options.warmup, then=options.schedule),
     )
     return optimizer, factors
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    # A run is one process. Inside an MPI or Slurm job the Trainer would wait for the job's other ranks, and
-    # ACCELERATE_MIXED_PRECISION would change the arithmetic of a study without a trace in its options.
-    names = [name for name in os.environ if name.startswith("ACCELERATE_") or name.endswith(_RANK_NAMES)]
-    hidden = {name: os.environ.pop(name) for name in names}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)

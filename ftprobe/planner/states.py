@@ -66,7 +66,7 @@ class State(NamedTuple):
         they are not just a fine-tuning trial; `edit` is what is done then. With `with_base` the base is read too.
         """
         tuned = (self.trial.id,) if self.trial else ()
-        base = with_base or not self.trial or bool(self.edit.get("replace_top"))
+        base = with_base or not self.trial or "replace_top" in self.edit
         own = self.base.parents if base else ()
         spec: dict[str, Any] = {"model": self.base.identity if base else None}
         reads = ["finetune"] * len(tuned) + ["pretrain"] * len(own)
@@ -148,7 +148,7 @@ class _Tuning(NamedTuple):
         cost = finetune_cost(trained, self.text.work, run.options)
         main = self._trial(book, stem, spec, None, cost)
         yield self._state(main, stem)
-        for moment in moments(run, self.text.work):
+        for moment in moments(run, self.text.source.task, self.text.work):
             ((kind, value),) = moment.items()
             at = f"{kind}{value}" if isinstance(value, int) else f"{value[0]}of{value[1]}"
             name = f"{stem}/at-{at}"

@@ -12,11 +12,11 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel, PreT
 
 from ftprobe.errors import InputError
 from ftprobe.finetune.checkpoints import Checkpoints
+from ftprobe.finetune.isolation import own_generators
 from ftprobe.hashing import derive_seed
 from ftprobe.measurement import Measurement, Outcome
 from ftprobe.models.load import quiet_transformers
 from ftprobe.pretrain.blocks import Masking, cut
-from ftprobe.pretrain.isolation import own_generators
 from ftprobe.pretrain.options import PretrainOptions, config_of
 from ftprobe.pretrain.training import Epoch, MaskedLM, Training
 from ftprobe.pretrain.vocabulary import UNKNOWN, train_tokenizer

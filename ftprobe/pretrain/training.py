@@ -30,10 +30,10 @@ from ftprobe.finetune.checkpoints import (
     restore_optimizer,
     write_rest,
 )
+from ftprobe.finetune.isolation import alone
 from ftprobe.finetune.optimizer import parameter_groups, schedule_factor
 from ftprobe.hashing import derive_seed
 from ftprobe.pretrain.blocks import Blocks, Masking, collate, mask
-from ftprobe.pretrain.isolation import alone
 from ftprobe.pretrain.options import PretrainOptions
 
 Report = Callable[[dict[str, object]], None]

@@ -46,6 +46,9 @@ def finetune_problems(point: Point, models: Collection[str]) -> list[Problem]:
     cuts = [key for key in ("truncate", "prune_top", "prune_bottom") if key in point and point[key].value is not None]
     if len(cuts) > 1:
         problems.append(Problem(point[cuts[1]].place, f"'{cuts[0]}' cuts the model already", "keep one of the two"))
+    if all(key in point and point[key].value is not None for key in ("freeze", "lora_rank")):
+        what = "LoRA trains low-rank updates of every block, so none is frozen"
+        problems.append(Problem(point["freeze"].place, what, "leave out `freeze` or `lora_rank`"))
     return problems
 
 
