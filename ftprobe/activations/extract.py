@@ -9,7 +9,6 @@ gathered tokens, U distinct texts, S sentences, N rows.
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from ftprobe.activations.gather import Gather, Rows, gather, ranges, rows
 from ftprobe.errors import InputError
 from ftprobe.measurement import Measurement, Outcome
 from ftprobe.models.align import Aligned, Overflow, Tokens, align
+from ftprobe.models.inputs import takes_segments
 from ftprobe.models.load import Encoder
 from ftprobe.shards import SHARD_ITEMS, Dtype, ShardWriter
 from ftprobe.tasks.types import Corpus
@@ -153,7 +153,7 @@ def _forward(encoder: Encoder, tokens: Tokens, text_B: NDArray[np.int64], device
     id_BT.reshape(-1)[place_M] = tokens.id_K[token_M]
     mask_BT.reshape(-1)[place_M] = 1
     inputs = {"input_ids": id_BT, "attention_mask": mask_BT}
-    if _has_segments(encoder):
+    if takes_segments(encoder):
         inputs["token_type_ids"] = np.zeros(shape, dtype=np.int64)
         inputs["token_type_ids"].reshape(-1)[place_M] = tokens.segment_K[token_M]
     on_device = {name: torch.from_numpy(value).to(device) for name, value in inputs.items()}
@@ -161,12 +161,6 @@ def _forward(encoder: Encoder, tokens: Tokens, text_B: NDArray[np.int64], device
     if len(hidden) != encoder.n_layers + 1:
         raise RuntimeError(f"{len(hidden)} hidden states from a model of {encoder.n_layers} layers")
     return _States(tuple(h_BTD.reshape(-1, h_BTD.shape[-1]) for h_BTD in hidden), shift_B)
-
-
-def _has_segments(encoder: Encoder) -> bool:
-    """Whether segment ids go in: the tokenizer says so, as it does in fine-tuning, and the model takes them."""
-    name = "token_type_ids"
-    return name in encoder.tokenizer.model_input_names and name in inspect.signature(encoder.model.forward).parameters
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import entry_points
 
-from ftprobe.compare import attention, perplexity
+from ftprobe.compare import attention, perplexity, similarity
 from ftprobe.compare.comparison import Comparison as Comparison
 from ftprobe.compare.comparison import States as States
 
@@ -23,6 +23,16 @@ BUILT_IN = (
         "masked_lm",
         text="blocks",
         seeded=True,
+    ),
+    Comparison(
+        "similarity",
+        similarity.SimilarityOptions,
+        1,
+        "ftprobe.compare.similarity_run:run",
+        "models",
+        seeded=True,
+        items=5000,
+        pair=True,
     ),
 )
 

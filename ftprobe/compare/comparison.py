@@ -59,6 +59,8 @@ class Comparison:
         Whether the trial's seed changes its numbers: then its rows name it.
     items : int, optional
         How many texts of the split are sampled where the study does not say; without, all.
+    pair : bool
+        Whether it says nothing of the pre-trained state by itself: then it is not asked about that.
     """
 
     kind: str
@@ -69,6 +71,7 @@ class Comparison:
     text: Text = "sentences"
     seeded: bool = False
     items: int | None = None
+    pair: bool = False
 
 
 Report = Callable[[dict[str, object]], None]

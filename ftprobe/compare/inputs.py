@@ -5,7 +5,6 @@ Axes: N sequences, S positions of the longest.
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ftprobe.hashing import content_id
+from ftprobe.models.inputs import takes_segments
 from ftprobe.models.load import Encoder
 from ftprobe.tasks.types import Corpus
 
@@ -34,6 +34,8 @@ def padded(encoder: Encoder, rows: Sequence[Row], device: str) -> dict[str, Tens
         "input_ids": torch.full(shape, encoder.tokenizer.pad_token_id),
         "attention_mask": torch.zeros(shape).long(),
     }
+    if takes_segments(encoder):
+        batch["token_type_ids"] = torch.zeros(shape).long()
     for n, row in enumerate(rows):
         inside = slice(len(row.ids))
         batch["input_ids"][n, inside] = torch.from_numpy(row.ids.astype(np.int64))
@@ -53,9 +55,3 @@ def split_of(corpus: Corpus, rows: Sequence[int]) -> str:
     """The split that all of these texts belong to, or "all"."""
     splits = {corpus.sentences[row].split for row in rows}
     return splits.pop() if len(splits) == 1 else "all"
-
-
-def _has_segments(encoder: Encoder) -> bool:
-    """Whether segment ids go in: the tokenizer says so, and the model takes them."""
-    name = "token_type_ids"
-    return name in encoder.tokenizer.model_input_names and name in inspect.signature(encoder.model.forward).parameters

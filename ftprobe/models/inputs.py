@@ -5,6 +5,7 @@ Axes: N texts, S sub-words. Pairs use the model's own separators and segment ids
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -89,6 +90,12 @@ def check_length(encoder: Encoder, max_length: int) -> None:
             f"{max_length} is more than the {encoder.max_positions} positions of the model",
             f"at most {encoder.max_positions}",
         )
+
+
+def takes_segments(encoder: Encoder) -> bool:
+    """Whether segment ids go in: the tokenizer says so, as it does in fine-tuning, and the model takes them."""
+    name = "token_type_ids"
+    return name in encoder.tokenizer.model_input_names and name in inspect.signature(encoder.model.forward).parameters
 
 
 def has_segments(encoder: Encoder) -> bool:

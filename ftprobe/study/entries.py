@@ -121,6 +121,10 @@ def compare_runs(
     entry = {"on": list(states), **known_keys(entry, {**types, "measure": object}, place, problems)}
     entry.pop("measure", None)
     problems += pretrained_problems(entry, place)
+    tuned_only = [family for family in families if COMPARISONS[family.kind].pair]
+    if tuned_only and "finetuned" not in str(entry["on"]):
+        what = f"{tuned_only[0].kind} compares fine-tuned states with the pre-trained one, and none is asked for"
+        problems.append(Problem(place, what, "add `finetune` entries, or `on: finetuned`"))
     runs: dict[CompareEntry, list[CompareRun]] = {}
     for point in _points(entry, place, types, problems):
         found = compare_problems(point, models)
