@@ -68,6 +68,8 @@ def _tuner(search: Payload, watch: _Watch, store: Store, call: Call, place: Plac
     trainable = tune.with_resources(
         tune.with_parameters(_trainable, search=search, store=store, call=call), place.share.request()
     )
+    # Tune keeps one trainable of a name in a whole job: another search's, or the sweep's own, is not to be replaced.
+    trainable.__name__ = f"search_{search['id']}"
     grid = spec["search"]["algorithm"] == "grid"
     return tune.Tuner(
         trainable,
