@@ -13,13 +13,14 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ftprobe.compact import LEAST_PARTS, compact, scan_study
 from ftprobe.corpora import corpus_id, labels_id, prepare
 from ftprobe.cost import MANIFESTS_READ, speeds
-from ftprobe.errors import CorruptArtifact
+from ftprobe.errors import CorruptArtifact, InputError
 from ftprobe.planner import STAGES, Plan, Stage, make_plan
 from ftprobe.store import Store
 from ftprobe.study import Study, load_study
@@ -87,7 +88,9 @@ def plan(
     InputError
         Everything wrong with the study and its local data.
     """
-    return make_plan(as_study(study), open_store(store), data_dir=data, offline=offline, read=True)
+    planned = make_plan(as_study(study), open_store(store), data_dir=data, offline=offline, read=True)
+    _check_searches(planned, inline=False)
+    return planned
 
 
 def run(
@@ -123,6 +126,7 @@ def run(
     notes = prepare(planned.sources, opened)
     opened.save_study(loaded.name, _document(planned))
     planned = planned.looked_up(opened)  # from here on the document keeps `gc` away from what is reused
+    _check_searches(planned, inline=inline)
     from ftprobe.schedule import Schedule
 
     schedule = Schedule(planned, speeds(opened.manifests(STAGES, MANIFESTS_READ)))
@@ -170,6 +174,16 @@ def _document(planned: Plan) -> dict[str, Any]:
         "labels": [labels_id(s) for s in planned.sources],
         "corpora": [corpus_id(s) for s in planned.sources],
     }
+
+
+def _check_searches(planned: Plan, *, inline: bool) -> None:
+    """Refuse searches that are to run and cannot."""
+    searches = [trial.spec["search"] for trial in planned.missing() if trial.stage == "search"]
+    if searches and inline:
+        raise InputError.one("--inline", "a search needs Ray", "run without it, or with --address")
+    if any(each["algorithm"] == "optuna" for each in searches) and find_spec("optuna") is None:
+        what = "optuna is not installed"
+        raise InputError.one("finetune.search.algorithm", what, "pip install optuna, or use algorithm: random")
 
 
 def _execute(

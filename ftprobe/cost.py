@@ -17,7 +17,7 @@ from ftprobe.study import ActivationOptions, FinetuneOptions
 
 # Before any trial has run: a few CPU cores. GFLOP/s reached, not peak.
 DEFAULT_SPEED = {
-    **dict.fromkeys(("pretrain", "finetune", "activations", "compare"), 4.0e10),
+    **dict.fromkeys(("pretrain", "finetune", "search", "activations", "compare"), 4.0e10),
     "probe": 2.0e10,
 }
 MANIFESTS_READ = 200  # the latest of each stage are enough for a median
@@ -75,6 +75,11 @@ def finetune_cost(architecture: Architecture, work: Workload, options: FinetuneO
     return Cost(flops, trained + scored, weights, weights=weights)
 
 
+def search_cost(tuning: Cost, size: int) -> Cost:
+    """So many fine-tunings, each of the largest cost; bytes = the weights of each and of the one that is kept."""
+    return tuning._replace(flops=size * tuning.flops, tokens=size * tuning.tokens, bytes=(size + 1) * tuning.bytes)
+
+
 def snapshot_cost(architecture: Architecture) -> Cost:
     """A state that a run passes anyway; bytes = float32 weights."""
     return Cost(0.0, 0.0, 4 * architecture.parameters, weights=4 * architecture.parameters)
@@ -129,7 +134,10 @@ def probe_cost(work: Work) -> Cost:
 
 
 def speeds(manifests: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Operations per second of each stage: the median over past manifests, the default where there are none."""
+    """Operations per second of each stage: the median over past manifests, the default where there are none.
+
+    A search is as fast as the fine-tunings that it runs.
+    """
     seen: dict[str, list[float]] = {}
     for manifest in manifests:
         flops, wall = manifest.get("planned_flops", 0), manifest.get("wall_s", 0)
@@ -137,7 +145,9 @@ def speeds(manifests: Iterable[Mapping[str, Any]]) -> dict[str, float]:
         resumed = manifest.get("resumed_from_epoch") or manifest.get("resumed_from_update")
         if flops > 0 and wall > 0 and not resumed:
             seen.setdefault(str(manifest["stage"]), []).append(flops / wall)
-    return {stage: statistics.median(seen[stage]) if stage in seen else speed for stage, speed in DEFAULT_SPEED.items()}
+    known = {stage: statistics.median(own) for stage, own in seen.items()}
+    found = {stage: known.get(stage, speed) for stage, speed in DEFAULT_SPEED.items()}
+    return {**found, "search": found["finetune"]}
 
 
 def _caps(options: ActivationOptions) -> dict[str, int | None]:

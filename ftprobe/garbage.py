@@ -2,6 +2,8 @@
 
 A run saves its study's document before it looks up what it may reuse, and the documents are read again while garbage
 is removed: what a run counts on stays. Where both happen within a second a run finds an input gone, and makes it anew.
+The runs that a search has tried are named by no study: the search keeps the best, and the others only spare it time
+when it is run again.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ class Measurement(NamedTuple):
     n_dropped: int = 0
     status: Status = "ok"
     detail: Mapping[str, object] = NO_DETAIL
+    method: str | None = None
 
 
 class Predictions(NamedTuple):

@@ -117,7 +117,7 @@ def _one_of(splits: Iterable[str]) -> str:
 def _problems(study: Study, checkpoints: dict[str, Checkpoint]) -> Iterator[Problem]:
     """Whether each model takes the lengths, has the layers, and can be cut as is asked of it."""
     depths: dict[str, set[tuple[str, int]]] = {}
-    for run in study.finetune:
+    for run in (each.largest() for each in study.finetune):
         if run.model in checkpoints:
             yield from _too_long(run.place, run.options.max_length, run.model, checkpoints[run.model])
             yield from variant_problems(run, checkpoints[run.model].architecture)

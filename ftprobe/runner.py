@@ -122,6 +122,6 @@ def _truncation(pack: Pack, result: Result) -> str:
     n, spec = result.metrics.get("n_truncated"), pack.trials[0].spec
     if not n:
         return ""
-    length = spec.get("max_length") or spec["options"]["max_length"]
-    when = "fine-tuning" if pack.stage == "finetune" else "extracting"
+    length = spec.get("max_length") or spec["options"].get("max_length", "their")
+    when = "fine-tuning" if pack.stage in ("finetune", "search") else "extracting"
     return f"{pack.trials[0].columns['corpus']}: {n} texts were cut at {length} sub-words when {when}"

@@ -15,7 +15,14 @@ from ftprobe.planner import Plan, Stage
 from ftprobe.schedule import Loads
 from ftprobe.study import Resources, Study
 
-GPUS: Mapping[Stage, float] = {"pretrain": 1.0, "finetune": 1.0, "activations": 1.0, "probe": 0.25, "compare": 1.0}
+GPUS: Mapping[Stage, float] = {
+    "pretrain": 1.0,
+    "finetune": 1.0,
+    "search": 0.0,  # its runs are fine-tunings, each with the share of one
+    "activations": 1.0,
+    "probe": 0.25,
+    "compare": 1.0,
+}
 AHEAD = 16  # packs of a stage that wait for a worker: enough to keep workers busy, few enough to keep the order
 AHEAD_OF_NODES = 64  # where an autoscaler starts nodes for what waits
 
@@ -30,15 +37,17 @@ class Share(NamedTuple):
     memory: float
 
     def request(self) -> dict[str, float]:
-        """As Tune takes it."""
-        return {"cpu": self.cpu, **{k: v for k, v in (("gpu", self.gpu), ("memory", self.memory)) if v}}
+        """As Tune takes it, which refuses a request for nothing."""
+        nothing = not (self.cpu or self.gpu or self.memory)
+        memory = 1.0 if nothing else self.memory
+        return {"cpu": self.cpu, **{k: v for k, v in (("gpu", self.gpu), ("memory", memory)) if v}}
 
 
 def shares_of(study: Study, nodes: Sequence[Node], to_come: Sequence[Node] = ()) -> dict[Stage, Share]:
     """Each stage's share, checked against the nodes: a request that no node can meet would wait for ever.
 
     Defaults: where any node has a GPU, fine-tuning and extraction take one and probes a quarter; CPUs are a quarter
-    of the largest node, between 1 and 4.
+    of the largest node, between 1 and 4. A search asks for nothing: it waits for its runs.
 
     Parameters
     ----------
@@ -61,7 +70,7 @@ def shares_of(study: Study, nodes: Sequence[Node], to_come: Sequence[Node] = ())
     for stage, gpu in gpus.items():
         asked = study.resources.get(stage, Resources())
         share = Share(
-            cpu if asked.cpu is None else asked.cpu,
+            cpu * (stage != "search") if asked.cpu is None else asked.cpu,
             gpu if asked.gpu is None else asked.gpu,
             (asked.memory_gb or 0.0) * 1e9,
         )
@@ -100,16 +109,17 @@ def memory_problems(plan: Plan, shares: Mapping[Stage, Share], device_bytes: flo
         held to its share while it runs.
     """
     problems = []
-    copies_of: Mapping[Stage, int] = {"pretrain": 4, "finetune": 4, "activations": 1, "compare": 1}
+    copies_of: Mapping[Stage, int] = {"pretrain": 4, "finetune": 4, "search": 4, "activations": 1, "compare": 1}
     for stage, copies in copies_of.items():
-        share = shares.get(stage)
+        share = shares.get("finetune" if stage == "search" else stage)
         if share is None or not 0 < share.gpu < 1:
             continue
         weights = max((t.cost.weights for t in plan.missing() if t.stage == stage), default=0)
         if copies * weights > share.gpu * device_bytes:
             what = f"a trial needs {copies * weights / 1e9:.1f} GB of a GPU for its weights alone"
             has = f"{share.gpu:g} of the smallest one is {share.gpu * device_bytes / 1e9:.1f} GB"
-            problems.append(Problem(f"resources.{stage}.gpu", f"{what}, and {has}", "ask for a larger share"))
+            place = f"resources.{'finetune' if stage == 'search' else stage}.gpu"
+            problems.append(Problem(place, f"{what}, and {has}", "ask for a larger share"))
     return problems
 
 
@@ -121,7 +131,7 @@ class Admission:
     longest path first. While packs that need a GPU are to come, those that need none leave a GPU node the cores that
     go with its GPUs: otherwise they would take each core as it comes free, and no GPU trial would ever find enough.
     Where an autoscaler may start nodes without GPUs, no more of them go out than those nodes can hold: for one more it
-    would start a GPU node.
+    would start a GPU node. Searches ask for nothing: they go out while there is place for one run of each.
 
     Attributes
     ----------
@@ -147,12 +157,15 @@ class Admission:
             return False
         if queued[stage] >= (AHEAD_OF_NODES if self.to_come else AHEAD):
             return False
+        if stage == "search":
+            return out[stage] < max(1, self._runs())
         on_gpu = [s for s in self.shares if self.shares[s].gpu]
         if stage in on_gpu:
             return True
+        working = [*on_gpu, "search"] if "finetune" in on_gpu else on_gpu
         beside, gpu_work = (
-            sum(out[s] for s in self.shares if s not in on_gpu),
-            any(out[s] + loads.left[s] for s in on_gpu),
+            sum(out[s] for s in self.shares if s not in on_gpu and s != "search"),
+            any(out[s] + loads.left[s] for s in working),
         )
         if beside >= self._most_beside(stage, gpu_work):
             return False
@@ -161,6 +174,12 @@ class Admission:
         idle = self._gpu_places() - sum(out[s] - queued[s] for s in on_gpu)
         starved = idle > 0 and any(queued[s] for s in on_gpu)
         return beside < max(1, self._places(stage, self.nodes, gpu_work)) or (bool(self.to_come) and not starved)
+
+    def _runs(self) -> int:
+        """Fine-tunings that fit at once."""
+        share = self.shares["finetune"]
+        wants = [("CPU", share.cpu), ("GPU", share.gpu)]
+        return sum(int(min(node.get(key, 0.0) // most for key, most in wants if most)) for node in self.nodes)
 
     def _gpu_places(self) -> int:
         """GPU trials that fit at once, counted by the largest share: fewer than may really run."""

@@ -18,16 +18,17 @@ Payload = Mapping[str, Any]  # Trial.payload()
 def load_state(store: Store, payload: Payload) -> Encoder:
     """The encoder of the state that a trial reads."""
     spec = payload["spec"]
-    if "finetune" not in _stages(spec):
+    stage = _tuned(spec)
+    if stage is None:
         return _base(store, payload)
-    tuned = _artifact(store, payload, "finetune")
+    tuned = _artifact(store, payload, stage)
     edit = spec.get("edit", {})
     return _edited(tuned, edit, store, payload) if edit else tuned
 
 
 def states_of(store: Store, payload: Payload, *, masked_lm: bool) -> States:
     """Loaders of the state that a comparison measures and of the pre-trained one."""
-    tuned = "finetune" in _stages(payload["spec"])
+    tuned = _tuned(payload["spec"])
     return States(
         base=lambda: _base(store, payload),
         state=(lambda: load_state(store, payload)) if tuned else None,
@@ -53,9 +54,14 @@ def _stages(spec: Mapping[str, Any]) -> list[str]:
     """The stages of the trials that a state is read from, in the order of the parents."""
     if spec["stage"] == "probe":
         return ["activations"]
-    if spec["stage"] == "finetune":
+    if spec["stage"] in ("finetune", "search"):
         return ["pretrain"] * len(spec["parents"])
     return list(spec.get("reads", ["finetune"] * len(spec["parents"])))
+
+
+def _tuned(spec: Mapping[str, Any]) -> str | None:
+    """The stage of the trial that made the fine-tuned state, if it is one."""
+    return next((stage for stage in _stages(spec) if stage in ("finetune", "search")), None)
 
 
 def _parent(spec: Mapping[str, Any], stage: str) -> str:

@@ -6,6 +6,7 @@ Errors of a trial are results, not crashes: they are recorded in the store with 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import io
 import logging
@@ -28,6 +29,7 @@ from ftprobe.measurement import Measurement, Outcome
 from ftprobe.probe_inputs import probe_data
 from ftprobe.probes import PROBES, ProbeData
 from ftprobe.rows import write_part, write_predictions
+from ftprobe.searching import Explore, adopt, best_of
 from ftprobe.states import load_state, moment_of, states_of
 from ftprobe.store import Store
 from ftprobe.tasks.sampling import sample, sample_split
@@ -35,13 +37,23 @@ from ftprobe.tasks.types import TaskData
 
 Report = Callable[[dict[str, object]], None]
 Payload = Mapping[str, Any]  # Trial.payload()
+Stage = Callable[[Sequence[Payload], Store, str, int, Report], dict[str, Any]]
 Inputs = dict[tuple[str, str], ProbeData]
 
 
-def run_pack(payloads: Sequence[Payload], store: Store, *, device: str, threads: int, report: Report) -> dict[str, Any]:
+def run_pack(
+    payloads: Sequence[Payload],
+    store: Store,
+    *,
+    device: str,
+    threads: int,
+    report: Report,
+    explore: Explore | None = None,
+) -> dict[str, Any]:
     """Run the trials of one pack and publish what they made.
 
     Trials that share a forward pass run as one; probes run one after another, and one that fails fails alone.
+    `explore` runs what a search tries.
 
     Returns
     -------
@@ -57,8 +69,14 @@ def run_pack(payloads: Sequence[Payload], store: Store, *, device: str, threads:
         return {**result, "state": "store", "error": str(error), "wall_s": time.time() - started}
     alone = bool(todo) and todo[0]["stage"] == "probe"
     inputs: Inputs = {}
+    stages: dict[str, Stage] = {
+        **_STAGES,
+        "search": functools.partial(_search, explore),
+        "probe": functools.partial(_probe, inputs=inputs),
+    }
     for batch in [[p] for p in todo] if alone else [todo] * bool(todo):
-        ended = _attempt(batch, store, inputs, result["failed"], device=device, threads=threads, report=report)
+        run = stages[batch[0]["stage"]]
+        ended = _attempt(run, batch, store, result["failed"], device=device, threads=threads, report=report)
         result["metrics"] = ended["metrics"] or result["metrics"]
         if ended["state"] in ("corrupt", "store", "node"):
             result.update(ended)
@@ -71,9 +89,9 @@ def run_pack(payloads: Sequence[Payload], store: Store, *, device: str, threads:
 
 
 def _attempt(
+    run: Stage,
     batch: Sequence[Payload],
     store: Store,
-    inputs: Inputs,
     failed: Mapping[str, str],
     *,
     device: str,
@@ -86,10 +104,7 @@ def _attempt(
     with _logged(log), _threads(threads):
         try:
             _refuse_orphans(batch, failed)
-            if batch[0]["stage"] == "probe":
-                result["metrics"] = _probe(batch[0], store, inputs, device, threads, report)
-            else:
-                result["metrics"] = _STAGES[batch[0]["stage"]](batch, store, device, threads, report)
+            result["metrics"] = run(batch, store, device, threads, report)
         except CorruptArtifact as error:
             result.update(state="corrupt", error=str(error), corrupt=[(error.stage, error.artifact)])
         except StoreError as error:
@@ -196,6 +211,25 @@ def _finetune(todo: Sequence[Payload], store: Store, device: str, threads: int, 
     return {**last, "n_truncated": sum(truncated.values())}
 
 
+def _search(
+    explore: Explore | None, todo: Sequence[Payload], store: Store, device: str, threads: int, report: Report
+) -> dict[str, Any]:
+    """The best state of those that a search tries; the others stay in the store as the fine-tunings they are."""
+    (payload,) = todo
+    if explore is None:
+        raise RuntimeError("a search needs Ray")
+    tried = explore(payload, report)
+    best = best_of(tried)
+    with _publishing(payload, store, device, threads) as (folder, done):
+        outcome = adopt(best, tried, payload, store, folder)
+        done(outcome)
+    for each in tried:
+        _drop_checkpoints(store, each.trial)
+    truncated = cast("Mapping[str, int]", outcome.facts["truncated"])
+    metrics = {"metric": payload["spec"]["metrics"][0], "value": best.value}
+    return {**metrics, "n_truncated": sum(truncated.values())}
+
+
 def _in_use(folder: Path, report: Report) -> Report:
     """Reports that show other machines that a scratch folder is in use: nothing is written there before the end."""
 
@@ -268,8 +302,11 @@ def _compare(todo: Sequence[Payload], store: Store, device: str, threads: int, r
     return {"metric": outcome.measurements[0].metric, "value": outcome.measurements[0].value}
 
 
-def _probe(payload: Payload, store: Store, inputs: Inputs, device: str, threads: int, report: Report) -> dict[str, Any]:
+def _probe(
+    todo: Sequence[Payload], store: Store, device: str, threads: int, report: Report, inputs: Inputs
+) -> dict[str, Any]:
     """One probe trial, or one pack of the cells of another."""
+    (payload,) = todo
     spec = payload["spec"]
     probe = PROBES[spec["kind"]]
     key = (spec["parents"][0], spec["labels"])

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 from ftprobe.architecture import Architecture
 from ftprobe.checkpoint import Checkpoint
-from ftprobe.cost import finetune_cost, pretrain_cost, snapshot_cost
+from ftprobe.cost import finetune_cost, pretrain_cost, search_cost, snapshot_cost
 from ftprobe.depth import depth, moments
+from ftprobe.hashing import content_id
 from ftprobe.planner.book import Book
-from ftprobe.planner.plan import Trial
+from ftprobe.planner.plan import Stage, Trial
 from ftprobe.resolution import Resolved, Text
 from ftprobe.study import Edit, FinetuneRun, Study
 from ftprobe.study.checks import text_reference
@@ -37,7 +38,7 @@ class Base(NamedTuple):
 
 
 class State(NamedTuple):
-    """A model state: a base, or the fine-tuning trial that makes it from one, and what is done to it when loaded."""
+    """A model state: a base, or the fine-tuning or search that makes it from one, and what is done when loaded."""
 
     base: Base
     trial: Trial | None
@@ -69,7 +70,7 @@ class State(NamedTuple):
         base = with_base or not self.trial or "replace_top" in self.edit
         own = self.base.parents if base else ()
         spec: dict[str, Any] = {"model": self.base.identity if base else None}
-        reads = ["finetune"] * len(tuned) + ["pretrain"] * len(own)
+        reads = [*([self.trial.stage] if self.trial else []), *["pretrain"] * len(own)]
         if reads not in ([], ["finetune"]) or (with_base and reads):
             spec["reads"] = reads
         if self.edit:
@@ -145,8 +146,13 @@ class _Tuning(NamedTuple):
         stem = f"{run.model}/{run.task}/{run.options.head_pooling}/s{run.seed}{suffix}"
         architecture = self.base.checkpoint.architecture
         trained = architecture._replace(n_layers=depth(run.options, Edit(), architecture.n_layers))
-        cost = finetune_cost(trained, self.text.work, run.options)
-        main = self._trial(book, stem, spec, None, cost)
+        cost = finetune_cost(trained, self.text.work, run.largest().options)
+        if run.search is not None:
+            searched = {**spec, "search": run.search.spec()}
+            stem = f"{stem}/search"
+            main = self._trial(book, stem, searched, None, search_cost(cost, run.search.size))
+        else:
+            main = self._trial(book, stem, spec, None, cost)
         yield self._state(main, stem)
         for moment in moments(run, self.text.source.task, self.text.work):
             ((kind, value),) = moment.items()
@@ -157,14 +163,14 @@ class _Tuning(NamedTuple):
 
     def _spec(self) -> dict[str, Any]:
         source, corpus, labels, _ = self.text
-        task = source.task
+        task, searched = source.task, self.run.search.space if self.run.search else ()
         spec = {
             "model": self.base.identity,
             "corpus": corpus,
             "labels": labels,
             "level": task.level,
             "metrics": list(task.metrics),
-            "options": self.run.options.spec(),
+            "options": {key: value for key, value in self.run.options.spec().items() if key not in searched},
             "seed": self.run.seed,
             "study_seed": self.study.seed,
         }
@@ -181,10 +187,11 @@ class _Tuning(NamedTuple):
             "method": "finetune",
             "task": self.text.source.task.name,
             "corpus": self.text.source.corpus,
-            "config": spec["options"],
+            "config": {**spec["options"], **({"search": spec["search"]} if "search" in spec else {})},
         }
+        stage: Stage = "search" if "search" in spec else "finetune"
         place = where(self.base, offline=self.offline)
-        trial = book.trial("finetune", name, spec, self.base.parents, group, place, own, cost)
+        trial = book.trial(stage, name, spec, self.base.parents, group, place, own, cost)
         book.label(trial.id, self.run.model, _trained(self.variant, self.run.edit))
         return trial
 
@@ -229,7 +236,9 @@ def _trained(variant: str, edit: Edit) -> str:
 def _variants(runs: Sequence[FinetuneRun]) -> list[str]:
     """The variant of each fine-tuning run, and in brackets what else the study varies for its task."""
     values: dict[tuple[str, str], set[object]] = {}
-    dumped = [(run.task, run.options.model_dump(exclude={"head_pooling", *VARIANTS})) for run in runs]
+    dumped = [
+        (run.task, {**run.options.model_dump(exclude={"head_pooling", *VARIANTS}), **_searched(run)}) for run in runs
+    ]
     for task, own in dumped:
         for key, value in own.items():
             values.setdefault((task, key), set()).add(value)
@@ -238,3 +247,9 @@ def _variants(runs: Sequence[FinetuneRun]) -> list[str]:
         varied = [f"{key}={value}" for key, value in own.items() if len(values[task, key]) > 1]
         made.append(run.variant + (f"[{','.join(varied)}]" if varied else ""))
     return made
+
+
+def _searched(run: FinetuneRun) -> dict[str, str]:
+    """What tells the searches of a study apart, and from runs without."""
+    spec = run.search.spec() if run.search else None
+    return {"search": f"{spec['algorithm']}-{content_id(spec)[:6]}" if spec else "none"}

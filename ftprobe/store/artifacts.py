@@ -24,7 +24,7 @@ from ftprobe.store.local import LocalVolume
 from ftprobe.store.remote import RemoteVolume
 from ftprobe.store.scratch import discard, scratch_name
 
-STAGES = ("corpus", "labels", "pretrain", "finetune", "activations", "probe", "compare", "compact")
+STAGES = ("corpus", "labels", "pretrain", "finetune", "search", "activations", "probe", "compare", "compact")
 _NAME = re.compile(r"[^/\\\0.][^/\\\0]*")
 _Key = TypeVar("_Key")
 

@@ -16,3 +16,4 @@ from ftprobe.study.options import Resources as Resources
 from ftprobe.study.options import Stage as Stage
 from ftprobe.study.options import Study as Study
 from ftprobe.study.parse import parse_study as parse_study
+from ftprobe.study.searching import Search as Search

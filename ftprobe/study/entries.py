@@ -44,6 +44,7 @@ from ftprobe.study.options import (
     ProbeRun,
 )
 from ftprobe.study.recipes import RECIPES, recipe_values
+from ftprobe.study.searching import Search, read_search
 
 Models = Mapping[str, ModelOptions]
 
@@ -68,7 +69,7 @@ _MEASURES = _Kinds("measure", COMPARISONS, "write `measure: {kind: attention}`")
 
 def finetune_runs(entry: dict[str, object], place: str, models: Models, problems: list[Problem]) -> list[FinetuneRun]:
     """The runs of one `finetune` entry; what is wrong with it is added to `problems`."""
-    types = {**field_types(FinetuneEntry), "recipe": str}
+    types = {**field_types(FinetuneEntry), "recipe": str, "search": object}
     # Every model unless the entry names some; models vary slowest unless the entry puts them elsewhere.
     entry = {
         **({} if "model" in entry else {"model": list(models) or [""]}),
@@ -76,18 +77,48 @@ def finetune_runs(entry: dict[str, object], place: str, models: Models, problems
     }
     runs: list[FinetuneRun] = []
     for point in _points(entry, place, types, problems):
-        own = {key: choice for key, choice in point.items() if key != "recipe"}
+        own = {key: choice for key, choice in point.items() if key not in ("recipe", "search")}
         recipe, found = _recipe_values(point, models)
         found += finetune_problems(point, models)
-        built = build(FinetuneEntry, {**task_defaults(point), **recipe, **own}, place)
+        own = {**task_defaults(point), **recipe, **own}
+        search = None
+        if "search" in point and point["search"].value is not None:
+            own.setdefault("select", Choice("best_dev", point["search"].place))
+            search = _search(point, own, models, found)
+        built = build(FinetuneEntry, own, place)
         if isinstance(built, list) or found:
             problems += [*found, *(built if isinstance(built, list) else [])]
             continue
         values = built.model_dump()
         options = FinetuneOptions(**{name: values[name] for name in FinetuneOptions.model_fields})
         edit = Edit(**{name: values[name] for name in Edit.model_fields})
-        runs.append(FinetuneRun(built.model, built.task, built.seed, options, place, edit, built.snapshots))
+        runs.append(FinetuneRun(built.model, built.task, built.seed, options, place, edit, built.snapshots, search))
     return runs
+
+
+def _search(point: Point, own: Point, models: Models, problems: list[Problem]) -> Search | None:
+    """The search of a point, every value of its space tried as if the entry said it; `own` is all else it says."""
+    place = point["search"].place
+    search = read_search(point["search"].value, place, problems)
+    if own["select"].value == "last":
+        problems.append(Problem(own["select"].place, "a search selects by dev", "write best_dev, or leave it out"))
+    if "snapshots" in point and point["snapshots"].value is not None:
+        what = "a search keeps one state"
+        problems.append(Problem(point["snapshots"].place, what, "leave out snapshots, or the search"))
+    rest = build(FinetuneEntry, own, at(place, "space"))
+    if search is None or isinstance(rest, list):
+        return search  # what is wrong with the rest is said where it stands
+    for key, values in search.values():
+        here = at(place, f"space.{key}")
+        if key in point:
+            problems.append(Problem(point[key].place, f"'{key}' is searched", "leave it out here, or in the space"))
+            continue
+        for value in values:
+            tried = Choice(value, here)
+            built = build(FinetuneEntry, {**own, key: tried}, here)
+            problems += built if isinstance(built, list) else []
+            problems += finetune_problems({**point, key: tried}, models)
+    return search
 
 
 def probe_runs(

@@ -63,7 +63,7 @@ def axis(value: object, place: str, annotation: object = None) -> list[Choice]:
         choices = [Choice(element, f"{place}[{index}]") for index, element in enumerate(value)]
     else:
         choices = [Choice(value, place)]
-    if _takes_numbers(annotation):
+    if takes_numbers(annotation):
         return [Choice(_numbers(choice.value), choice.place) for choice in choices]
     return choices
 
@@ -136,7 +136,8 @@ def _scalars(annotation: object) -> set[object]:
     return set().union(*map(_scalars, arguments)) if arguments else {annotation}
 
 
-def _takes_numbers(annotation: object) -> bool:
+def takes_numbers(annotation: object) -> bool:
+    """Whether values of a type may be fractions."""
     scalars = _scalars(annotation)
     return float in scalars and str not in scalars
 

@@ -13,9 +13,10 @@ from pydantic import BaseModel, Field, field_validator
 
 from ftprobe.pretrain.options import PretrainOptions
 from ftprobe.study.finetuning import Edit, FinetuneOptions, Snapshots
+from ftprobe.study.searching import Search
 from ftprobe.study.values import Count, Index, Name, Options, Positive, Share
 
-Stage = Literal["pretrain", "finetune", "activations", "probe", "compare"]
+Stage = Literal["pretrain", "finetune", "search", "activations", "probe", "compare"]
 State = Literal["pretrained", "finetuned"]
 Layers = Literal["all"] | tuple[int, ...]
 Tracker = Literal["tensorboard", "mlflow", "wandb"]
@@ -155,6 +156,12 @@ class FinetuneRun(NamedTuple):
     place: str
     edit: Edit = Edit()
     snapshots: Snapshots | None = None
+    search: Search | None = None
+    """How some of its options are chosen; those in `options` are their defaults then."""
+
+    def largest(self) -> FinetuneRun:
+        """The run with every searched number at its largest: what may be asked of its model at most."""
+        return self if self.search is None else self._replace(options=self.search.largest(self.options))
 
     @property
     def variant(self) -> str:

@@ -5,13 +5,14 @@ A pack whose worker or node is lost is handed out again; an error inside a trial
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from ftprobe.errors import InputError, Problem
 from ftprobe.planner import Plan, Stage
 from ftprobe.runner import Observer
 from ftprobe.schedule import Schedule
+from ftprobe.searching import Payload
 from ftprobe.shares import Admission, Share, memory_problems, shares_of
 from ftprobe.store import Store
 from ftprobe.sweep.cluster import alive_nodes, check_nodes, nodes_to_come, smallest_gpu
 from ftprobe.sweep.losses import heed_notice, told_of_memory
+from ftprobe.sweep.search import Place, explore
 from ftprobe.sweep.searcher import DagSearcher, Watcher
 from ftprobe.sweep.trackers import trackers
 from ftprobe.worker import run_pack
@@ -125,8 +128,9 @@ def _tuner(
     searcher: DagSearcher, callbacks: list[tune.Callback], store: Store, execute: Execute, scratch: Path
 ) -> tune.Tuner:
     shares = searcher.admission.shares
+    place = Place(shares["finetune"], searcher.admission.limits.get("finetune"))
     trainable = tune.with_resources(
-        tune.with_parameters(_trainable, store=store, execute=execute),
+        tune.with_parameters(_trainable, store=store, execute=execute, place=place),
         lambda config: shares[config["stage"]].request(),
     )
     return tune.Tuner(
@@ -157,8 +161,26 @@ def hold_to(share: float) -> None:
         torch.cuda.set_per_process_memory_fraction(share)
 
 
-def _trainable(config: dict[str, Any], *, store: Store, execute: Execute) -> None:
+def _trainable(config: dict[str, Any], *, store: Store, execute: Execute, place: Place) -> None:
     """One pack in a Tune worker: reports as it goes, and what became of it last."""
+    more: dict[str, Any] = {}
+    if config["stage"] == "search":
+        os.environ.update({key: os.environ.get(key, value) for key, value in SETTINGS.items()})
+        more["explore"] = functools.partial(explore, store=store, call=functools.partial(_call, execute), place=place)
+    outcome = _call(
+        execute,
+        json.loads(config.pop("trials")),  # else every report would carry them back
+        store,
+        lambda metrics: tune.report({"metrics": json.dumps(metrics, default=float)}),
+        **more,
+    )
+    tune.report({"outcome": json.dumps(outcome, default=float)})
+
+
+def _call(
+    execute: Execute, payloads: Sequence[Payload], store: Store, report: Callable[[Any], None], **more: Any
+) -> dict[str, Any]:
+    """Run a pack on what Ray gave this worker, and on no more."""
     heed_notice()
     gpus = ray.get_gpu_ids()
     if not gpus:
@@ -166,11 +188,5 @@ def _trainable(config: dict[str, Any], *, store: Store, execute: Execute) -> Non
     assigned = ray.get_runtime_context().get_assigned_resources()
     if 0 < assigned.get("GPU", 0) < 1:
         hold_to(assigned["GPU"])
-    outcome = execute(
-        json.loads(config.pop("trials")),  # else every report would carry them back
-        store,
-        device="cuda" if gpus else "cpu",
-        threads=max(1, int(assigned.get("CPU", 1))),
-        report=lambda metrics: tune.report({"metrics": json.dumps(metrics, default=float)}),
-    )
-    tune.report({"outcome": json.dumps(outcome, default=float)})
+    threads = max(1, int(assigned.get("CPU", 1)))
+    return execute(payloads, store, device="cuda" if gpus else "cpu", threads=threads, report=report, **more)
