@@ -196,7 +196,7 @@ def test_tune_retries_a_lost_worker_from_its_checkpoint(
     assert schedule.states == {work.trial.id: "done"}, schedule.errors
     epochs = [int(line) for line in log.read_text().split()]
     assert EPOCHS <= len(epochs) <= EPOCHS + 1  # one at most was run again
-    resumed = store.manifest("finetune", work.trial.id)["resumed_from_epoch"]
+    resumed = int(store.manifest("finetune", work.trial.id)["resumed_from_epoch"])
     assert resumed >= 2
     assert epochs[-(EPOCHS - resumed) :] == list(range(resumed + 1, EPOCHS + 1))
     assert digests(store, work.trial) == work.digests

@@ -44,6 +44,8 @@ def leaving_nodes() -> set[str]:
 
 def loss_of(actor: str, stage: Stage) -> Loss:
     """Why an actor that had a pack of a stage is no more."""
+    if not actor:  # none had it yet that is known
+        return Loss(LOST, LOSSES, f"its worker or node was lost {LOSSES + 1} times")
     told = ray._private.state.actors(actor)
     cause = told.get("DeathCause")
     context = cause.WhichOneof("context") if cause is not None else None

@@ -114,7 +114,7 @@ def test_the_root_is_the_classification_token(checkpoint: Checkpoint, family: st
 def test_head_is_saved_with_its_labels(checkpoint: Checkpoint, objective: str, tmp_path: Path) -> None:
     encoder = load_encoder(str(checkpoint("bert")), offline=True)
     given = made(objective, ragged(3), encoder)
-    given.save(tmp_path)
+    given.save(tmp_path, encoder)
     with safe_open(tmp_path / "head.safetensors", framework="pt") as file:
         assert json.loads(file.metadata()["labels"]) == ["a", "b"]
         saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
