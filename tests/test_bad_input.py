@@ -110,9 +110,7 @@ CASES = {
     "unknown probe": Case(setting("probe.0.probe.kind", "liner"), "probe[0].probe.kind", "liner", "linear"),
     "unknown recipe": Case(setting("finetune.0.recipe", "mosbach"), "finetune[0].recipe", "mosbach", "mosbach2020"),
     "word pooling of sentences": Case(setting("probe.0.pooling", "first"), "probe[0].pooling", "first", "cls"),
-    "no labels to learn": Case(
-        setting("finetune.0.task", "text@grammar"), "finetune[0].task", "labels nothing"
-    ),
+    "no labels to learn": Case(setting("finetune.0.task", "text@grammar"), "finetune[0].task", "labels nothing"),
     "longer than the model": Case(setting("probe.0.max_length", 4096), "probe[0].max_length", "4096", "512"),
     "TSV column missing": Case(line(TRAIN, 3, "gj04\tThe cat"), TRAIN + ":3", "column"),
     "TSV label unknown": Case(line(TRAIN, 2, "gj04\tyes\t\tThe cat."), TRAIN + ":2", "yes"),
