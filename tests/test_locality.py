@@ -26,7 +26,7 @@ from ftprobe.sweep import run_ray
 from ftprobe.sweep.locality import LOOK, ROUNDS, Locality
 
 SETS = ("a0", "a1")
-WAIT_S = 90.0
+WAIT_S = 150.0
 PADDING = "x" * 300_000  # Ray sends what is that large by another way than a call's other arguments
 
 
