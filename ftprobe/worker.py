@@ -9,14 +9,13 @@ import contextlib
 import functools
 import gc
 import io
-import logging
 import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -32,6 +31,7 @@ from ftprobe.rows import write_part, write_predictions
 from ftprobe.searching import Explore, adopt, best_of
 from ftprobe.states import load_state, moment_of, states_of
 from ftprobe.store import Store
+from ftprobe.surroundings import held_to, logged
 from ftprobe.tasks.sampling import sample, sample_split
 from ftprobe.tasks.types import TaskData
 
@@ -101,7 +101,7 @@ def _attempt(
     """Run trials that stand or fall together, and keep their log."""
     result: dict[str, Any] = {"state": "done", "error": "", "corrupt": [], "metrics": {}}
     log = io.StringIO()
-    with _logged(log), _threads(threads):
+    with logged(log), held_to(threads):
         try:
             _refuse_orphans(batch, failed)
             result["metrics"] = run(batch, store, device, threads, report)
@@ -378,30 +378,3 @@ def _named(measurements: Sequence[Measurement], model: Mapping[str, Any] | None)
     if not model or "hub" not in model:
         return list(measurements)
     return [m._replace(detail={**m.detail, "checkpoint": model["hub"]}) for m in measurements]
-
-
-@contextlib.contextmanager
-def _threads(threads: int) -> Iterator[None]:
-    """Hold torch and BLAS to the trial's own cores."""
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    with threadpool_limits(threads):
-        yield
-    torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def _logged(log: TextIO) -> Iterator[None]:
-    """Everything a trial prints or logs goes to its log."""
-    handler = logging.StreamHandler(log)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    try:
-        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-            yield
-    finally:
-        root.removeHandler(handler)
