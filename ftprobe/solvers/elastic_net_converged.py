@@ -88,11 +88,7 @@ def fit_elastic_net(
         Penalties of each cell, 0 or more. (0, 0) has no minimum where a line separates the classes: its search ends
         unconverged when J is below `tolerance`.
     tolerance : float
-        A cell has converged when three rounds in a row each lower J by less than this share of it, and so do, on
-        average, the latest ten rounds or the latest fifth of all. This is a rule of thumb: J is then within 1e-4 of its
-        minimum, at the default, where l1 or l2 is 1e-4 or more and the features are of about unit spread. Far smaller
-        penalties on classes that a line nearly separates put the minimum where float32 cannot tell points apart; such a
-        search ends unconverged, while features in float64 carry it on.
+        A cell has converged when three rounds in a row each lower J by less than this share of it.
     max_iterations : int
         Evaluations of J of a cell, those of the cells before it on its path not counted.
 

@@ -28,11 +28,9 @@ _SWEEPS, _RELAXATION = 8, 1.6  # of ADMM; 1.6 as Boyd et al. 2011, section 3.4.3
 _SHARE = 0.25  # of ADMM's penalty in a metric of mean 1: between its smallest and largest eigenvalue
 _SOFTEST = 4.0  # the metric's factor relative to the curvature along the last step
 _STIFFER, _SOFTER = 2.0, 0.7
-_BLOCKED = 2000.0  # a search that ends so stiff is held by the rounding of f: its steps are too short to lower f
 _SUFFICIENT = 1e-4
 _MAX_FAILURES = 25
-_PATIENCE = 3  # steps in a row of little change that end a search, if the latest rounds changed little on average:
-_LATEST, _FEWEST_LATEST = 5, 10  # a fifth of all rounds, ten at least
+_PATIENCE = 3  # steps in a row of little change that end a search
 _LEAST_WEIGHT = 1e-12
 
 
@@ -73,7 +71,6 @@ class _State:
     g_AKE: Tensor
     weight_AK: Tensor
     objective_A: Tensor
-    past_AR: Tensor  # objectives before each of the latest R rounds
     l1_AE: Tensor
     l2_AE: Tensor
     least_A: Tensor
@@ -114,9 +111,7 @@ def minimise(
         Weights of |x_e| and of x_e^2 in every block.
     basis : Basis
     tolerance : float
-        A problem has converged when three rounds in a row each lower its objective by less than this share of it, and
-        so do, on average, the latest ten rounds or the latest fifth of all. One whose progress the rounding of the
-        objective hides by then ends unconverged.
+        A problem has converged when three rounds in a row each lower its objective by less than this share of it.
     max_iterations : int
         Rounds of each problem; one that needs more ends unconverged.
     noise : float
@@ -132,9 +127,8 @@ def minimise(
     ends = _unfinished(state)
     rounds = 0
     while True:
-        ended = (state.idle_A >= _PATIENCE) & _slow(state, tolerance)
-        converged = ended & (state.stiffness_A < _BLOCKED)
-        stuck = (ended & ~converged) | (state.failures_A >= _MAX_FAILURES) | (state.objective_A < state.least_A)
+        converged = state.idle_A >= _PATIENCE
+        stuck = (state.failures_A >= _MAX_FAILURES) | (state.objective_A < state.least_A)
         over = converged | stuck | (state.iterations_A >= max_iterations)
         if bool(over.any()):
             _finish(state, ends, converged, over)
@@ -143,14 +137,6 @@ def minimise(
             return ends
         _advance(state, evaluate, basis, rounds, tolerance, noise)
         rounds += 1
-
-
-def _slow(state: _State, tolerance: float) -> Tensor:
-    """Whether the latest rounds together lowered the objective by less than `tolerance` of it each."""
-    rounds = state.past_AR.shape[1]
-    if not rounds:
-        return torch.zeros_like(state.idle_A, dtype=torch.bool)
-    return state.past_AR[:, 0] - state.objective_A < rounds * tolerance * state.objective_A.abs()
 
 
 def _start(evaluate: Evaluate, x_BKE: Tensor, l1_BE: Tensor, l2_BE: Tensor, least_B: Tensor) -> _State:
@@ -163,7 +149,6 @@ def _start(evaluate: Evaluate, x_BKE: Tensor, l1_BE: Tensor, l2_BE: Tensor, leas
         g_AKE=now.g_AKE,
         weight_AK=now.weight_AK,
         objective_A=now.f_A + _penalty(x_BKE, l1_BE, l2_BE),
-        past_AR=now.f_A.new_zeros(len(x_BKE), 0),
         l1_AE=l1_BE,
         l2_AE=l2_BE,
         least_A=least_B,
@@ -210,8 +195,6 @@ def _advance(state: _State, evaluate: Evaluate, basis: Basis, rounds: int, toler
     stiffer_A = state.stiffness_A * torch.where(state.failures_A > 1, _STIFFER**2, _STIFFER)
     state.stiffness_A = torch.where(took, softer_A, stiffer_A)
     state.iterations_A = state.iterations_A + 1
-    latest = max(_FEWEST_LATEST, rounds // _LATEST)
-    state.past_AR = torch.cat([state.past_AR, state.objective_A[:, None]], 1)[:, -latest:]
     state.x_AKE = torch.where(took[:, None, None], x_AKE, state.x_AKE)
     state.g_AKE = torch.where(took[:, None, None], trial.g_AKE, state.g_AKE)
     state.weight_AK = torch.where(took[:, None], trial.weight_AK, state.weight_AK)
