@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import polars as pl
 
+from ftprobe.comparisons import comparisons
 from ftprobe.errors import InputError, nearest
 from ftprobe.figures import Chart, to_image_tag
 from ftprobe.frames import MissingData
@@ -39,7 +40,7 @@ class Report:
     figures: Mapping[str, Callable[[pl.LazyFrame], Chart]]
 
 
-GENERIC = Report("generic", "Fine-tuning and probing", TABLES, FIGURES)
+GENERIC = Report("generic", "Fine-tuning and probing", {**TABLES, "comparisons": comparisons}, FIGURES)
 
 
 def find_report(name: str, study_path: Path) -> Report:

@@ -51,11 +51,6 @@ def blocks(encoder: Encoder) -> nn.ModuleList:
     return found
 
 
-def embedding_modules(encoder: Encoder) -> list[nn.Module]:
-    """The modules of part 0; DeBERTa's table of relative positions, which every block reads, is one of them."""
-    return [module for module, part in _roots(encoder) if part == 0]
-
-
 def freeze(encoder: Encoder, k: int, *, dropout: Literal["on", "off"]) -> None:
     """Take parts 0..k out of training, in place; k = L takes everything, the pooler and a final norm too.
 

@@ -121,21 +121,6 @@ def _blank(all_lines: Sequence[str], at: int) -> bool:
     return not 0 <= at < len(all_lines) or not all_lines[at].strip()
 
 
-def lines(sentences: Iterable[Sentence]) -> list[str]:
-    """All lines of one split of a plain text corpus up to its last one that is not blank; blank ones are empty.
-
-    >>> data = assemble("text", "mine", [("test", [" = T = ", "", "One .", " ", " "])])
-    >>> lines(data.corpus.sentences)
-    [' = T = ', '', 'One .']
-    """
-    out: list[str] = []
-    for sentence in sentences:
-        number = int(sentence.id.rpartition("-")[2])
-        out += [""] * (number - len(out) - 1)
-        out.append(sentence.text)
-    return out
-
-
 TASKS = (
     Task(
         name="text",

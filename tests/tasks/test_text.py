@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 
@@ -13,8 +14,18 @@ from ftprobe import corpora
 from ftprobe.errors import InputError
 from ftprobe.store import Store
 from ftprobe.tasks import TASKS, locate, warnings
-from ftprobe.tasks.text import assemble, from_columns, lines
-from ftprobe.tasks.types import LabelSet
+from ftprobe.tasks.text import assemble, from_columns
+from ftprobe.tasks.types import LabelSet, Sentence
+
+
+def lines(sentences: Iterable[Sentence]) -> list[str]:
+    """All lines of one split up to its last one that is not blank, by the numbers in ids; blank ones are empty."""
+    out: list[str] = []
+    for sentence in sentences:
+        number = int(sentence.id.rpartition("-")[2])
+        out += [""] * (number - len(out) - 1)
+        out.append(sentence.text)
+    return out
 
 
 def test_wikitext_gives_all_its_lines_back(shared_data: Path) -> None:
