@@ -99,3 +99,26 @@ def test_a_trial_that_takes_too_much_memory_fails_alone_after_a_few_tries(group:
     )
     retries = json.loads((tmp_path / "store" / "runs" / "study.json").read_text())["retries"]
     assert retries["out of memory"]["probe hungry"] == 1
+
+
+@pytest.mark.ray
+def test_a_worker_that_was_killed_before_it_said_anything_is_one_that_says_nothing() -> None:
+    import ray
+    from ray.tune.experiment import Trial
+
+    from ftprobe.sweep.losses import told_of_memory
+
+    @ray.remote(max_retries=0)
+    def killed() -> None:
+        raise ray.exceptions.OutOfMemoryError("killed")
+
+    ray.init("local", num_cpus=1, log_to_driver=False, include_dashboard=False)
+    try:
+        trial = Trial("x", stub=True)
+        trial._default_result_or_future = killed.remote()
+        with pytest.raises(ray.exceptions.OutOfMemoryError):
+            trial.last_result  # noqa: B018
+        with told_of_memory():
+            assert trial.last_result == {"trial_id": trial.trial_id}
+    finally:
+        ray.shutdown()

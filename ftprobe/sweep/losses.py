@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import ray
 from ray.air.execution._internal import RayActorManager
+from ray.tune.experiment import Trial
 
 from ftprobe.leaving import LEAVING
 from ftprobe.planner import Stage
@@ -63,20 +64,28 @@ def loss_of(actor: str, stage: Stage) -> Loss:
 def told_of_memory() -> Iterator[None]:
     """Within, Tune takes a worker that was killed for want of memory for a lost one.
 
-    Ray tells of it by an `OutOfMemoryError`, which Tune (2.60) does not expect of a worker: it would end the whole run.
+    Ray tells of it by an `OutOfMemoryError`, which Tune (2.60) does not expect of a worker: it would end the whole run,
+    as would the first look at what a worker says of itself that was killed before it could.
     """
-    told = RayActorManager._actor_task_failed
+    told, asked = RayActorManager._actor_task_failed, Trial._get_default_result_or_future
 
     def failed(manager: RayActorManager, *task: object, exception: Exception, **named: object) -> None:
         lost = isinstance(exception, ray.exceptions.OutOfMemoryError)
         shown = ray.exceptions.RayActorError(error_msg=str(exception)) if lost else exception
         told(manager, *task, exception=shown, **named)
 
-    RayActorManager._actor_task_failed = failed
+    def answered(trial: Trial) -> dict[str, object] | None:
+        try:
+            said: dict[str, object] | None = asked(trial)
+        except ray.exceptions.OutOfMemoryError:
+            trial._default_result_or_future = said = None
+        return said
+
+    RayActorManager._actor_task_failed, Trial._get_default_result_or_future = failed, answered
     try:
         yield
     finally:
-        RayActorManager._actor_task_failed = told
+        RayActorManager._actor_task_failed, Trial._get_default_result_or_future = told, asked
 
 
 def _was_drained(context: object) -> bool:
