@@ -28,7 +28,7 @@ from ftprobe.shares import Share
 from ftprobe.store import Store
 from ftprobe.sweep.losses import LOSSES, told_of_memory
 
-HALVES = 2  # of the runs that reach an epoch 1, 2, 4, ... the better 1 / HALVES go on
+HALVES = 2  # a run goes on after epoch 1, 2, 4, ... if it is among the better 1 / HALVES of those that came there
 _BROKEN = ("corrupt", "store", "node")
 
 Call = Callable[[Sequence[Payload], Store, Callable[[Mapping[str, Any]], None]], dict[str, Any]]
@@ -117,7 +117,6 @@ def _algorithm(spec: Mapping[str, Any]) -> Any:
 def _scheduler(spec: Mapping[str, Any]) -> TrialScheduler:
     if spec["search"]["scheduler"] == "none":
         return FIFOScheduler()
-    # A run that is stopped once it has reported its last epoch would not leave its state.
     return ASHAScheduler(
         time_attr="epoch",
         max_t=largest_epochs(spec),
@@ -207,13 +206,14 @@ def _trainable(config: dict[str, Any], *, search: Payload, store: Store, call: C
     """One run in a Tune worker: its best development score after every epoch, and what became of it last."""
     gc.collect()  # a run that was given up leaves its model in cycles, and this one needs the memory
     payload = tried(search, _plain(config))
-    metric = payload["spec"]["metrics"][0]
+    metric, epochs = payload["spec"]["metrics"][0], payload["spec"]["options"]["epochs"]
     last: dict[str, Any] = {"epoch": 0, "value": -math.inf}
 
     def scored(metrics: Mapping[str, Any]) -> None:
         value = metrics["value"] if math.isfinite(metrics["value"]) else -math.inf
         last.update(epoch=metrics["epoch"], value=max(last["value"], value))
-        _tell(last)
+        if metrics["epoch"] < epochs:  # the last comes with the outcome: a run given up before would leave no state
+            _tell(last)
 
     try:
         if store.exists("finetune", payload["id"]):
