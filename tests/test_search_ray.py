@@ -176,7 +176,7 @@ def test_a_search_that_was_killed_goes_on_with_what_is_finished(scheduler: str, 
     assert done.returncode == 0, done.stdout + done.stderr
     assert {manifest: manifest.stat().st_mtime_ns for manifest in first} == made
     runs = runs_of(ftprobe.records(path, store=store).collect())
-    others = "done" if scheduler == "none" else "stopped"
+    others = "done" if scheduler == "none" else "stopped"  # one at a time, in the order of the grid
     assert [run["status"] for run in runs] == ["done", others, others]
     assert [run["chosen"] for run in runs] == [True, False, False]
     assert runs[0]["trial"] in {manifest.parent.name for manifest in first}

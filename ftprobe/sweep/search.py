@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from ray import tune
 from ray.tune import FailureConfig, RunConfig, Stopper, TuneConfig
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
-from ray.tune.search import BasicVariantGenerator
+from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
 
 from ftprobe.errors import CorruptArtifact, NodeError, StoreError
 from ftprobe.hashing import derive_seed
@@ -78,9 +78,8 @@ def _tuner(search: Payload, watch: _Watch, store: Store, call: Call, place: Plac
             metric="value",
             mode="max",
             num_samples=1 if grid else size_of(spec["search"]),
-            search_alg=_algorithm(spec),
+            search_alg=_algorithm(spec, place.limit),
             scheduler=_scheduler(spec),
-            max_concurrent_trials=place.limit,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: str(trial.trial_id),
         ),
@@ -105,13 +104,15 @@ def _axis(axis: Any, *, grid: bool) -> Any:
     return (tune.loguniform if kind == "log" else tune.uniform)(float(low), float(high))
 
 
-def _algorithm(spec: Mapping[str, Any]) -> Any:
+def _algorithm(spec: Mapping[str, Any], limit: int | None) -> Any:
+    """What draws the points. It also holds the limit: Tune ignores its own for `BasicVariantGenerator`."""
     seed = derive_seed(spec["study_seed"], "search", spec["seed"])
     if spec["search"]["algorithm"] == "optuna":
         from ray.tune.search.optuna import OptunaSearch
 
-        return OptunaSearch(seed=seed)
-    return BasicVariantGenerator(random_state=seed)
+        drawn = OptunaSearch(seed=seed)
+        return ConcurrencyLimiter(drawn, limit) if limit else drawn
+    return BasicVariantGenerator(random_state=seed, max_concurrent=limit or 0)
 
 
 def _scheduler(spec: Mapping[str, Any]) -> TrialScheduler:
