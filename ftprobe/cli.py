@@ -338,7 +338,7 @@ def _report(
     path: Path, names: Sequence[str] | None, store: str | None, data: str | None
 ) -> tuple[Report, pl.LazyFrame]:
     from ftprobe import api
-    from ftprobe.report import find_report
+    from ftprobe.report import find_report, with_search
 
     study = _study(path, None)
     frame = api.records(study, store=store, data=data)
@@ -347,7 +347,9 @@ def _report(
         raise InputError.one(str(path), "the store holds no records of this study", f"ftprobe run {path}")
     if height <= MOST_ROWS:
         frame = frame.collect().lazy()
-    return find_report(study.report or "generic", path), frame
+    report = find_report(study.report or "generic", path)
+    searches = any(run.search is not None for run in study.finetune)
+    return with_search(report) if searches else report, frame
 
 
 def _height(frame: pl.LazyFrame) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 
 import polars as pl
 
@@ -23,6 +24,7 @@ HEADERS = {
     "runs": "runs",
 }
 """How the columns of records are called in tables, in the order in which tables and figures resort to them."""
+_SEARCH_HEADERS = {**HEADERS, "ft_seed": "seed"}
 _ALWAYS = ("model", "ft_task", "task")
 _SOMETIMES = tuple(name for name in HEADERS if name not in _ALWAYS)
 
@@ -44,6 +46,84 @@ def finetune(records: pl.LazyFrame) -> Table:
         columns=["metric"],
         digits=1,
     )
+
+
+def search(records: pl.LazyFrame) -> Table:
+    """The runs of each search, the best first: the options tried, epochs run, the score on dev, what became of the run.
+
+    `run` counts them in the order in which they were drawn.
+    """
+    runs = frames.require(
+        _searched(records), "runs of a search", "add `search` to a `finetune` entry and run the study"
+    )
+    searches = frames.distinguishing(runs, ["model", "ft_task"], ["variant", "head_pooling", "ft_seed"])
+    runs = runs.sort(*searches, "mean", "run", descending=[*(False for _ in searches), True, False], nulls_last=True)
+    points = [json.loads(detail)["search"] for detail in runs["detail"]]
+    options = sorted({name for point in points for name in point})
+    # Options may be called as columns are.
+    runs = runs.with_columns(
+        pl.Series(f"option {name}", [_value(point[name]) if name in point else None for point in points])
+        for name in options
+    )
+    return layout(
+        _search_cells(runs),
+        title="Search: the runs that were tried",
+        caption=f"Best scores on dev, times 100. Epochs run of those planned: {_epochs_run(runs, searches)}.",
+        rows={
+            **{name: _SEARCH_HEADERS[name] for name in searches},
+            "run": "run",
+            **{f"option {name}": name for name in options},
+        },
+        columns=["what"],
+        order={"what": [*runs["metric"].unique().sort(), "epochs run", "state"]},
+        digits=1,
+    )
+
+
+def _searched(records: pl.LazyFrame) -> pl.LazyFrame:
+    """The runs of searches: number, `mean` in the printed unit, `planned` epochs, `state`, whether it was `chosen`."""
+    detail, config = pl.col("detail").str, pl.col("config").str
+    planned = pl.coalesce(detail.json_path_match("$.search.epochs"), config.json_path_match("$.epochs"))
+    rows = frames.measured(records).filter(pl.col("method") == "search")
+    rows = rows.with_columns(
+        run=pl.int_range(1, pl.len() + 1).over(frames.RUN),
+        planned=planned.cast(pl.Float64),
+        state=detail.json_path_match("$.status"),
+        chosen=detail.json_path_match("$.chosen") == "true",
+    )
+    return frames.in_print_units(rows.rename({"value": "mean"}))
+
+
+def _search_cells(runs: pl.DataFrame) -> pl.DataFrame:
+    """Of each run its score, its epochs and its state."""
+    number = "{:g}".format
+    epochs = [f"{number(run)} of {number(planned)}" for run, planned in runs.select("epoch", "planned").rows()]
+    state = pl.when("chosen").then(pl.format("{}, chosen", "state")).otherwise("state")
+    none = pl.lit(None, pl.Float64)
+    return pl.concat(
+        [
+            runs.with_columns(what=pl.col("metric"), text=pl.lit(None, pl.String)),
+            runs.with_columns(pl.Series("text", epochs, pl.String), what=pl.lit("epochs run"), mean=pl.col("epoch")),
+            runs.with_columns(what=pl.lit("state"), mean=none, text=state),
+        ],
+        how="diagonal",
+    )
+
+
+def _epochs_run(runs: pl.DataFrame, searches: Sequence[str]) -> str:
+    """What the scheduler saved, of each search that a header tells from the others."""
+    apart = [name for name in searches if runs[name].n_unique() > 1]
+    said = []
+    for _, own in runs.group_by(searches, maintain_order=True):
+        names = [f"{_SEARCH_HEADERS[name]} {own[name][0]}" for name in apart]
+        run, planned = sum(own["epoch"].to_list()), sum(own["planned"].to_list())
+        count = f"{run:g} of {planned:g} ({100 * run / planned:.0f} %)"
+        said.append(f"{', '.join(names)}: {count}" if names else count)
+    return "; ".join(said)
+
+
+def _value(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def delta(records: pl.LazyFrame) -> Table:
@@ -115,6 +195,7 @@ def _joined(points: pl.DataFrame, given: tuple[str, ...], names: tuple[str, ...]
 
 
 NO_FINETUNING = ("development scores of fine-tuned models", "add `finetune` to the study and run it")
+NO_SEARCH = ("runs of a search", "add `search` to a `finetune` entry and run the study")
 NO_DELTA = ("probing accuracy of fine-tuned models", "probe with `on: [pretrained, finetuned]` and run the study")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar
@@ -20,7 +20,7 @@ from ftprobe.comparisons import comparisons
 from ftprobe.errors import InputError, nearest
 from ftprobe.figures import Chart, to_image_tag
 from ftprobe.frames import MissingData
-from ftprobe.generic import FIGURES, TABLES
+from ftprobe.generic import FIGURES, TABLES, search
 from ftprobe.tables import Table, to_html
 
 SHIPPED = "ftprobe_analysis"
@@ -64,6 +64,11 @@ def find_report(name: str, study_path: Path) -> Report:
     known = {path.stem for folder in folders[1:] for path in folder.glob("*.py")} - {"__init__"}
     looked = ", ".join(map(str, folders))
     raise InputError.one("report", f"no analysis '{name}' in {looked}", nearest(name, {*known, GENERIC.name}))
+
+
+def with_search(report: Report) -> Report:
+    """The same with the table `search`, unless it has one: for studies that search hyper-parameters."""
+    return replace(report, tables={"search": search, **report.tables})
 
 
 def _folders(study_path: Path) -> list[Path]:

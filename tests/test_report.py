@@ -11,7 +11,8 @@ import pytest
 
 from ftprobe.errors import InputError
 from ftprobe.frames import MissingData
-from ftprobe.report import GENERIC, Report, find_report, render_html
+from ftprobe.generic import search
+from ftprobe.report import GENERIC, Report, find_report, render_html, with_search
 from ftprobe.rows import SCHEMA
 
 ANALYSIS = """
@@ -121,6 +122,56 @@ def test_generic_tables_hold_the_planted_numbers() -> None:
     groups = GENERIC.tables["groups"](records)
     assert groups.columns == (("0-3",), ("4-6",))
     assert groups.frame.row(0)[-2:] == ("0.00 ± 0.00", "0.67 ± 0.00")
+
+
+def searched(variant: str = "finetuned", seed: int = 0) -> pl.DataFrame:
+    """A search of five runs of 4 epochs, of which one asked for 2: the second is the best, the fifth has no score."""
+    runs = [
+        ({"learning_rate": 1.0e-4, "batch_size": 8}, "done", 0.75, 4.0),
+        ({"learning_rate": 0.001234567, "batch_size": 16}, "done", 0.875, 4.0),
+        ({"learning_rate": 1.0e-6}, "stopped", 0.25, 1.0),
+        ({"learning_rate": 1.0e-3, "epochs": 2}, "stopped", 0.75, 1.0),
+        ({"learning_rate": 1.0e30, "batch_size": 8}, "failed", float("nan"), 0.0),
+    ]
+    shared = {"study": "s", "model": "m", "ft_task": "t", "ft_seed": seed, "variant": variant, "task": "t"}
+    shared |= {"metric": "accuracy", "unit": "fraction", "split": "dev", "config": json.dumps({"epochs": 4})}
+    rows = []
+    for i, (point, state, value, epoch) in enumerate(runs):
+        detail = json.dumps({"search": point, "status": state, "trial": str(i), "chosen": i == 1})
+        own = {"value": value, "epoch": epoch, "status": "undefined" if state == "failed" else "ok"}
+        rows.append({**shared, **own, "method": "search", "detail": detail})
+    return pl.DataFrame(rows, schema=planted().schema)
+
+
+def test_the_table_of_a_search_has_a_row_a_run_and_what_was_saved() -> None:
+    table = search(pl.concat([planted(), searched()]).lazy())
+    assert table.headers == ("model", "fine-tuned on", "run", "batch_size", "epochs", "learning_rate")
+    assert table.columns == (("accuracy",), ("epochs run",), ("state",))
+    assert [row[2:] for row in table.frame.rows()] == [
+        ("2", "16", "–", "0.001235", "87.5", "4 of 4", "done, chosen"),
+        ("1", "8", "–", "0.0001", "75.0", "4 of 4", "done"),
+        ("4", "–", "2", "0.001", "75.0", "1 of 2", "stopped"),
+        ("3", "–", "–", "1e-06", "25.0", "1 of 4", "stopped"),
+        ("5", "8", "–", "1e+30", "–", "0 of 4", "failed"),
+    ]
+    assert table.caption.endswith("Epochs run of those planned: 10 of 18 (56 %).")
+
+
+def test_searches_that_differ_are_told_apart() -> None:
+    several = [searched(), searched(seed=1), searched("finetuned[search=optuna-1]")]
+    table = search(pl.concat(several).lazy())
+    assert table.headers[:5] == ("model", "fine-tuned on", "variant", "seed", "run")
+    assert table.frame.height == 15
+    assert "variant finetuned, seed 1: 10 of 18 (56 %); variant finetuned[search=optuna-1], seed 0:" in table.caption
+
+
+def test_a_report_gets_the_table_of_searches_and_keeps_its_own() -> None:
+    own = Report("own", "own", tables={"finetune": GENERIC.tables["finetune"]}, figures={})
+    assert list(with_search(own).tables) == ["search", "finetune"]
+    mine = Report("own", "own", tables={"search": GENERIC.tables["finetune"]}, figures={})
+    assert with_search(mine).tables == mine.tables
+    with pytest.raises(MissingData, match="no runs of a search"):
+        search(planted().lazy())
 
 
 def test_only_headers_that_tell_rows_apart_are_shown() -> None:

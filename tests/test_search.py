@@ -86,6 +86,8 @@ def problems(search: object, **entry: object) -> dict[str, str]:
         ({"space": SPACE, "algorithm": "grid"}, {}, "search.space.learning_rate", "lists only"),
         ({"space": {"batch_size": [8]}, "algorithm": "grid", "trials": 1}, {}, "search.trials", "leave it out"),
         ({"space": {"batch_size": [8, 16]}}, {}, "search.trials", "8 trials of 2 points"),
+        ({"space": SPACE, "scheduler": "asha"}, {"epochs": 1}, "search.scheduler", "one epoch are never stopped"),
+        ({"space": {"epochs": [1, 1]}, "trials": 1, "scheduler": "asha"}, {}, "search.scheduler", "one epoch"),
     ],
 )
 def test_what_a_study_may_not_ask_for(search: object, entry: Mapping[str, Any], place: str, said: str) -> None:

@@ -108,6 +108,9 @@ def _search(point: Point, own: Point, models: Models, problems: list[Problem]) -
     rest = build(FinetuneEntry, own, at(place, "space"))
     if search is None or isinstance(rest, list):
         return search  # what is wrong with the rest is said where it stands
+    if search.scheduler == "asha" and search.largest(rest).epochs == 1:
+        what = "runs of one epoch are never stopped"
+        problems.append(Problem(at(place, "scheduler"), what, "leave it out, or train for more epochs"))
     for key, values in search.values():
         here = at(place, f"space.{key}")
         if key in point:

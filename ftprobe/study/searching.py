@@ -28,7 +28,9 @@ class Search(Options):
     trials: Count | None = None
     """How many points are tried, 8 when null; `grid` tries all of its points and takes none."""
     scheduler: Literal["none", "asha"] = "none"
-    """`asha` stops the worse half of the trials after 1, 2, 4, ... epochs (Li et al. 2020)."""
+    """`asha` (Li et al. 2020): after its epoch 1, 2, 4, ... a run whose best score so far is below the median
+    of the runs that came there before it is stopped. The first goes on, and one at the median; the last epoch stops
+    none."""
     space: dict[str, Axis]
 
     @property

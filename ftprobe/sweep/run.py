@@ -129,6 +129,8 @@ def _tuner(
 ) -> tune.Tuner:
     shares = searcher.admission.shares
     place = Place(shares["finetune"], searcher.admission.limits.get("finetune"))
+    # Tune keeps one idle worker with all that it asked for: the runs of a search might wait for that for ever.
+    searches = any(trial.stage == "search" for trial in searcher.schedule.plan.missing())
     trainable = tune.with_resources(
         tune.with_parameters(_trainable, store=store, execute=execute, place=place),
         lambda config: shares[config["stage"]].request(),
@@ -139,7 +141,7 @@ def _tuner(
             search_alg=searcher,
             num_samples=-1,
             max_concurrent_trials=CONCURRENT,
-            reuse_actors=True,
+            reuse_actors=not searches,
             trial_name_creator=lambda trial: f"{trial.config['stage']}-{trial.trial_id}",
             trial_dirname_creator=lambda trial: str(trial.trial_id),
         ),

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from ray import tune
 from ray.tune import FailureConfig, RunConfig, Stopper, TuneConfig
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
-from ray.tune.search import BasicVariantGenerator
+from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
 
 from ftprobe.errors import CorruptArtifact, NodeError, StoreError
 from ftprobe.hashing import derive_seed
@@ -28,7 +28,7 @@ from ftprobe.shares import Share
 from ftprobe.store import Store
 from ftprobe.sweep.losses import LOSSES, told_of_memory
 
-HALVES = 2  # of the runs that reach an epoch 1, 2, 4, ... the better 1 / HALVES go on
+HALVES = 2  # a run goes on after epoch 1, 2, 4, ... if it is among the better 1 / HALVES of those that came there
 _BROKEN = ("corrupt", "store", "node")
 
 Call = Callable[[Sequence[Payload], Store, Callable[[Mapping[str, Any]], None]], dict[str, Any]]
@@ -78,9 +78,8 @@ def _tuner(search: Payload, watch: _Watch, store: Store, call: Call, place: Plac
             metric="value",
             mode="max",
             num_samples=1 if grid else size_of(spec["search"]),
-            search_alg=_algorithm(spec),
+            search_alg=_algorithm(spec, place.limit),
             scheduler=_scheduler(spec),
-            max_concurrent_trials=place.limit,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: str(trial.trial_id),
         ),
@@ -105,19 +104,20 @@ def _axis(axis: Any, *, grid: bool) -> Any:
     return (tune.loguniform if kind == "log" else tune.uniform)(float(low), float(high))
 
 
-def _algorithm(spec: Mapping[str, Any]) -> Any:
+def _algorithm(spec: Mapping[str, Any], limit: int | None) -> Any:
+    """What draws the points. It also holds the limit: Tune ignores its own for `BasicVariantGenerator`."""
     seed = derive_seed(spec["study_seed"], "search", spec["seed"])
     if spec["search"]["algorithm"] == "optuna":
         from ray.tune.search.optuna import OptunaSearch
 
-        return OptunaSearch(seed=seed)
-    return BasicVariantGenerator(random_state=seed)
+        drawn = OptunaSearch(seed=seed)
+        return ConcurrencyLimiter(drawn, limit) if limit else drawn
+    return BasicVariantGenerator(random_state=seed, max_concurrent=limit or 0)
 
 
 def _scheduler(spec: Mapping[str, Any]) -> TrialScheduler:
     if spec["search"]["scheduler"] == "none":
         return FIFOScheduler()
-    # A run that is stopped once it has reported its last epoch would not leave its state.
     return ASHAScheduler(
         time_attr="epoch",
         max_t=largest_epochs(spec),
@@ -207,13 +207,14 @@ def _trainable(config: dict[str, Any], *, search: Payload, store: Store, call: C
     """One run in a Tune worker: its best development score after every epoch, and what became of it last."""
     gc.collect()  # a run that was given up leaves its model in cycles, and this one needs the memory
     payload = tried(search, _plain(config))
-    metric = payload["spec"]["metrics"][0]
+    metric, epochs = payload["spec"]["metrics"][0], payload["spec"]["options"]["epochs"]
     last: dict[str, Any] = {"epoch": 0, "value": -math.inf}
 
     def scored(metrics: Mapping[str, Any]) -> None:
         value = metrics["value"] if math.isfinite(metrics["value"]) else -math.inf
         last.update(epoch=metrics["epoch"], value=max(last["value"], value))
-        _tell(last)
+        if metrics["epoch"] < epochs:  # the last comes with the outcome: a run given up before would leave no state
+            _tell(last)
 
     try:
         if store.exists("finetune", payload["id"]):
