@@ -78,7 +78,7 @@ _STATE = ("study", "model", "ft_task", "variant", "head_pooling", "method", "tas
 _ALIKE = (
     (pl.col("runs") == "all")
     & pl.col("variant").is_in(["pretrained", "finetuned"])
-    & (pl.col("head_pooling").fill_null("cls") == "cls")
+    & ((pl.col("ft_task") != "trec50") | (pl.col("head_pooling").fill_null("cls") == "cls"))
     & (pl.col("pooling") == pl.when(pl.col("task") == "trec50").then(pl.lit("cls")).otherwise(pl.lit("mean")))
 )
 

@@ -69,7 +69,7 @@ def claim_cells(records: pl.LazyFrame) -> Table:
     for cell in _required(records):
         at = {"claim": cell.claim, "where": cell.where}
         sd = float(np.std(cell.effects, ddof=1)) if len(cell.effects) > 1 else None
-        ends = None if cell.low is None else f"[{cell.low:.3f}, {cell.high:.3f}]"
+        ends = None if cell.low is None else f"[{cell.low:.3f}, {cell.high:.3f}]".replace("[nan, nan]", "undefined")
         q = None if cell.q is None else f"{cell.q:.4f}"
         lines.append({**at, "column": "effect", "mean": cell.effect, "sd": sd, "n": len(cell.effects)})
         texts = {"interval": ends, "q": q, "verdict": cell.verdict}
@@ -78,8 +78,8 @@ def claim_cells(records: pl.LazyFrame) -> Table:
     return layout(
         pl.DataFrame(lines, schema={**dict.fromkeys(("claim", "where", "column"), pl.String), **columns}),
         title="Zhou 2022: the cells of the claims",
-        caption=f"Effects are above 0 where the claim holds. {_RULE} Intervals: 95 %, labels inside seeds; q: "
-        "Benjamini-Hochberg over the cells of Z5.",
+        caption=f"Effects are above 0 where the claim holds. {_RULE} Intervals: 95 %, labels inside seeds, "
+        "undefined below 10 labels; q: Benjamini-Hochberg over the cells of Z5.",
         rows={"claim": "claim", "where": "cell"},
         columns=["column"],
         order={"claim": tuple(STATEMENTS), "column": ("effect", "interval", "q", "verdict")},
@@ -110,6 +110,9 @@ def found_cells(records: pl.LazyFrame) -> list[Cell]:
     return [cell for part in parts for cell in part]
 
 
+_WITHOUT_TREC = pl.col("task") != "trec_50"  # not linear, and not in sections 4.3 to 4.5 of the paper
+
+
 def _required(records: pl.LazyFrame) -> list[Cell]:
     found = found_cells(records)
     if not found:
@@ -133,7 +136,7 @@ def _fewer_clusters(rows: pl.LazyFrame) -> Iterator[Cell]:
 
 def _risen(rows: pl.LazyFrame) -> Iterator[Cell]:
     """Z4: the share of labels whose minimum distance rises, less 95 %."""
-    changes = movement.distance_changes(_train(rows)).filter("final", _own_task()).collect()
+    changes = movement.distance_changes(_train(rows)).filter("final", _own_task(), _WITHOUT_TREC).collect()
     for where, group in _grouped(changes, _CELL):
         yield share("Z4", where, _by_label(group, pl.col("direction") == 1), least=LEAST_SHARE)
 
@@ -179,7 +182,7 @@ def _accuracy_order(rows: pl.LazyFrame) -> Iterator[Cell]:
 
 def _alike(records: pl.LazyFrame) -> Iterator[Cell]:
     """Z7: the least similarity to the pre-trained model over all updates, less 0.5, of each upper layer."""
-    rows = movement.similarity_to_pretrained(_train(records)).filter(_own_task()).collect()
+    rows = movement.similarity_to_pretrained(_train(records)).filter(_own_task(), _WITHOUT_TREC).collect()
     upper = rows.filter(pl.col("layer") > pl.col("layer").max().over("study", "model") // 2)
     least = upper.group_by(*_CELL, "layer", "ft_task", "ft_seed").agg(pl.col("value").min() - LEAST_R)
     named = least.with_columns(part=pl.format("layer {}", "layer")).sort("layer")
@@ -188,7 +191,7 @@ def _alike(records: pl.LazyFrame) -> Iterator[Cell]:
 
 def _deeper(rows: pl.LazyFrame) -> Iterator[Cell]:
     """Z8: Spearman's correlation of the layer with the length of shifts, and with their cosine (falling)."""
-    summary = shifts.shift_summaries(_train(rows)).filter(_own_task(), pl.col("value").is_not_null())
+    summary = shifts.shift_summaries(_train(rows)).filter(_own_task(), _WITHOUT_TREC, pl.col("value").is_not_null())
     for metric, sign, part in (("shift_norm", 1.0, "length"), ("shift_cosine", -1.0, "cosine")):
         runs = []
         for key, group in summary.filter(pl.col("metric") == metric).group_by(*_CELL, "ft_task", "ft_seed"):

@@ -90,11 +90,16 @@ def closest(records: pl.LazyFrame, *, task: str, how: movement.Closest = "smalle
 def similarity(records: pl.LazyFrame) -> Chart:
     """Spatial similarity of each layer to its pre-trained self, over updates (Figure 4)."""
     rows = movement.similarity_to_pretrained(_clusters(records, WITHOUT_TREC)).filter(pl.col("update") > 0)
-    defined = rows.drop("reason", "epoch").unique([*_PANEL, "layer", "ft_seed", "update"], maintain_order=True)
-    start = defined.unique([*_PANEL, "layer", "ft_seed"], maintain_order=True)
-    start = start.with_columns(update=pl.lit(0, pl.Int64), value=pl.lit(1.0), status=pl.lit("ok"))
-    summary = frames.over_seeds(pl.concat([start, defined]).drop("final"), interval=False)
-    points = _paneled(frames.require(_alternate(summary), "distances of labels on the way", _WAY), ("layer", "update"))
+    run = [*_PANEL, "layer", "ft_seed"]
+    later = rows.select(*run, "update", "value").unique([*run, "update"], keep="first", maintain_order=True)
+    # At the start r is 1, where there is an r at all.
+    start = later.group_by(run).agg(value=pl.when(pl.col("value").is_not_null().any()).then(1.0))
+    start = start.with_columns(update=pl.lit(0, pl.Int64)).select(later.collect_schema().names())
+    summary = frames.over_seeds(pl.concat([start, later]), interval=False)
+    linear = _alternate(summary).filter(pl.col("mean").is_not_null().any())
+    points = _paneled(
+        frames.require(linear, "distances of labels in states that are linear", _WAY), ("layer", "update")
+    )
     return layer_curves(
         points.sort(*_FIRST, "panel", "layer", "update"),
         title=f"Zhou 2022, Figure 4: similarity of label distances to the pre-trained model's ({_seeds(points)})",

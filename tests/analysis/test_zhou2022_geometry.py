@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from geometrylab import Floats, Trial, clustering, geometry, state, training, written
+from pointlab import Floats, Trial, clustering, geometry, state, training, written
 
 from ftprobe import figures
 from ftprobe.frames import MissingData
@@ -138,6 +138,16 @@ def test_similarity_starts_at_one_and_falls_with_depth(report: Report, records: 
 
     expected = [np.mean([r(layer, seed) for seed in SEEDS]) for layer in (1, 2)]
     assert last["mean"].to_list() == pytest.approx(expected)
+
+
+def test_a_layer_that_is_not_linear_has_no_similarity(report: Report, records: pl.LazyFrame) -> None:
+    overlaps = (pl.col("layer") == 1) & pl.col("ft_task").is_null() & (pl.col("metric") == "hull_distance")
+    crooked = records.with_columns(value=pl.when(overlaps).then(0.0).otherwise("value"))
+    points = drawn(report, "figure4", crooked)
+    known = points.group_by("layer").agg(pl.col("mean").is_not_null().sum()).sort("layer")
+    assert known.rows() == [(1, 0), (2, 2 * 3)]
+    with pytest.raises(MissingData, match="states that are linear"):
+        report.figures["figure4"](crooked.filter(pl.col("layer") < 2))
 
 
 @pytest.mark.parametrize(("name", "layers"), [("figure5", 2), ("figure7", 3), ("figure9", 3)])
