@@ -93,7 +93,7 @@ def scores(records: pl.LazyFrame, *, number: int, what: str, of: Mapping[str, st
     published = _published(number)
     shown = pl.col("measure").is_in(published["measure"].unique().to_list())
     found = frames.with_and_without_collapsed(chosen, _measured).filter(shown)
-    own = frames.require(found, f"MLP probes or clusters of {what}", NO_PROBE)
+    own = frames.require(found, f"MLP probes or clusters of {what}", f"{NO_PROBE}, or `{{kind: clusters}}`")
     own = own.with_columns(pl.col("task", "ft_task").replace(NAMES).fill_null("none"))
     cells, rows = generic.arranged(own, ("model", "task", "ft_task"), _SOMETIMES, ("measure",))
     rows = {name: rows[name] for name in ("model", "task", "ft_task", *rows)}

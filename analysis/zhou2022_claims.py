@@ -89,7 +89,7 @@ def claim_cells(records: pl.LazyFrame) -> Table:
 
 _RULE = (
     "A cell of Z4 or Z5 is supported if its interval over labels lies above 0 (Z5: and q < 0.05), any other if all of "
-    "at least 3 seeds agree in sign."
+    "at least 3 seeds agree in sign; the sentences of accuracies are not resampled."
 )
 
 
@@ -194,7 +194,9 @@ def _deeper(rows: pl.LazyFrame) -> Iterator[Cell]:
     summary = shifts.shift_summaries(_train(rows)).filter(_own_task(), _WITHOUT_TREC, pl.col("value").is_not_null())
     for metric, sign, part in (("shift_norm", 1.0, "length"), ("shift_cosine", -1.0, "cosine")):
         runs = []
-        for key, group in summary.filter(pl.col("metric") == metric).group_by(*_CELL, "ft_task", "ft_seed"):
+        for key, group in summary.filter(pl.col("metric") == metric).group_by(
+            *_CELL, "ft_task", "ft_seed", maintain_order=True
+        ):
             if group["layer"].n_unique() > 2 and group["value"].n_unique() > 1:
                 rho = spearmanr(group["layer"].to_numpy(), group["value"].to_numpy()).statistic
                 runs.append((*key, sign * float(rho), part))
@@ -221,7 +223,8 @@ def _grouped(rows: pl.DataFrame, by: Sequence[str], parts: Sequence[str] = ()) -
     names = pl.concat_str("model", task, *parts, *several, separator=" ", ignore_nulls=True)
     keys = ["_options" if name == "config" else name for name in by]
     order = pl.col("task").replace_strict({each: i for i, each in enumerate(TASKS)}, default=len(TASKS))
-    named = named.with_columns(_where=names).sort("study", "model", order, maintain_order=True)
+    settings = ["_options" if name == "config" else name for name in _SETTING]
+    named = named.with_columns(_where=names).sort("study", "model", order, *settings, maintain_order=True)
     for group in named.partition_by(keys, maintain_order=True):
         yield group["_where"][0], group
 
