@@ -42,7 +42,7 @@ def treebank(folder: Path) -> str:
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     root = tmp_path_factory.mktemp("clusters")
     tinylm.save(root / "base", "bert", num_hidden_layers=LAYERS)
-    tuning = {"task": "upos@toy", "epochs": 2, "batch_size": 4, "learning_rate": 3e-3, "max_length": 16}
+    tuning = {"task": "upos@toy", "epochs": 16, "batch_size": 4, "learning_rate": 5e-3, "max_length": 16}
     probing = {"task": "upos@toy", "pooling": "mean", "max_length": 16, "probe": {"kind": "clusters", "predict": True}}
     document = {
         "name": "clusters",
@@ -71,8 +71,8 @@ def test_rows_of_snapshots_say_their_update(rows: pl.DataFrame) -> None:
     states = rows.select("variant", "update", "epoch").unique().sort("variant", "update", nulls_last=True)
     assert states.rows() == [
         ("finetuned", 0, 0.0),
-        ("finetuned", 4, 1.0),
-        ("finetuned", 8, 2.0),
+        ("finetuned", 32, 8.0),
+        ("finetuned", 64, 16.0),
         ("finetuned", None, None),
         ("pretrained", None, None),
     ]
@@ -94,8 +94,8 @@ def test_update_0_is_the_pretrained_state_and_the_last_is_the_tuned_one(rows: pl
         return sorted(found, key=str)
 
     assert str(state("finetuned", 0)) == str(state("pretrained", None))
-    assert str(state("finetuned", 8)) == str(state("finetuned", None))
-    assert str(state("finetuned", 4)) not in (str(state("finetuned", 0)), str(state("finetuned", 8)))
+    assert str(state("finetuned", 64)) == str(state("finetuned", None))
+    assert str(state("finetuned", 32)) not in (str(state("finetuned", 0)), str(state("finetuned", 64)))
 
 
 def test_distances_are_those_of_the_activations_that_are_stored(ran: Ran, rows: pl.DataFrame) -> None:
@@ -129,6 +129,10 @@ def test_predictions_stand_beside_the_rows(ran: Ran, rows: pl.DataFrame) -> None
 
 def test_tuning_moves_the_words_of_a_tag_apart(rows: pl.DataFrame) -> None:
     """The last layer of a model that was trained on these very tags."""
-    last = rows.filter(pl.col("layer") == LAYERS, pl.col("metric") == "min_distance_mean", pl.col("split") == "train")
-    by_update = last.filter(pl.col("update").is_not_null()).sort("update")["value"].to_list()
-    assert all(later > earlier for earlier, later in pairwise(by_update))
+    last = rows.filter(pl.col("layer") == LAYERS, pl.col("split") == "train", pl.col("update").is_not_null())
+    distances, clusters = (
+        last.filter(pl.col("metric") == metric).sort("update")["value"].to_list()
+        for metric in ("min_distance_mean", "n_clusters")
+    )
+    assert all(later > 2 * earlier for earlier, later in pairwise(distances))
+    assert clusters[0] > clusters[-1] == len(TAGS)
