@@ -174,21 +174,29 @@ def _meets(rows_MN: Array, target_M: Array, weight_N: Array) -> bool:
     """Whether positive weights give one point of both hulls: what is left is rounding, its repair moves little."""
     left_M = target_M - rows_MN @ weight_N
     y_M = _multipliers(rows_MN * weight_N, left_M)
-    if y_M is None or np.abs(left_M).max() > 1e-9:
+    if y_M is None:
         return False
-    return bool(np.abs(weight_N * (rows_MN.T @ y_M)).max() < 1e-3)
+    change_N = weight_N * (rows_MN.T @ y_M)
+    left_M = target_M - rows_MN @ (weight_N * (1 + change_N))
+    return bool(np.abs(change_N).max() < 1e-3 and np.abs(left_M).max() < 1e-14 * len(rows_MN))
 
 
 def lp_verdict(A_ND: Array, B_ND: Array) -> int:
-    """Whether w.x + b >= 1 on A and <= -1 on B has a solution, by HiGHS (free w, b, zero objective)."""
+    """Whether w.x + b >= 1 on A and <= -1 on B has a solution, by HiGHS (free w, b, zero objective).
+
+    Its simplex leaves some programs of a hundred dimensions open; the interior solver is asked about those.
+    """
     centre_D = (A_ND.mean(0) + B_ND.mean(0)) / 2
     X_ND = np.vstack([A_ND, B_ND]) - centre_D
     X_ND /= np.sqrt((X_ND**2).mean()) or 1.0
     sign_N1 = np.r_[-np.ones(len(A_ND)), np.ones(len(B_ND))][:, None]
     conditions_ND = sign_N1 * np.hstack([X_ND, np.ones((len(X_ND), 1))])
     objective_D = np.zeros(conditions_ND.shape[1])
-    status = linprog(objective_D, conditions_ND, -np.ones(len(X_ND)), bounds=(None, None), method="highs").status
-    return {0: SEPARABLE, 2: OVERLAP}.get(status, UNDECIDED)
+    for method in ("highs", "highs-ipm"):
+        status = linprog(objective_D, conditions_ND, -np.ones(len(X_ND)), bounds=(None, None), method=method).status
+        if status in (0, 2):
+            return SEPARABLE if status == 0 else OVERLAP
+    return UNDECIDED
 
 
 def nearest_hulls(X_ND: Array, sides: list[Array], rules: Rules, *, tol: float) -> Ints:

@@ -106,6 +106,37 @@ class _Working:
 
 
 @njit(cache=True, nogil=True)
+def _steepest(W: int, side_W: Ints, weight_W: Array, product_W: Array) -> tuple[int, float]:
+    """The point that should gain weight, on the side with the wider products; the least sum of products."""
+    low0, low1, high0, high1 = np.inf, np.inf, -np.inf, -np.inf
+    to0, to1 = 0, 0
+    for r in range(W):
+        s, held = product_W[r], weight_W[r] > 0.0
+        if side_W[r] == 0:
+            if s < low0:
+                low0, to0 = s, r
+            high0 = max(high0, s) if held else high0
+        else:
+            if s < low1:
+                low1, to1 = s, r
+            high1 = max(high1, s) if held else high1
+    return (to0 if high0 - low0 >= high1 - low1 else to1), low0 + low1
+
+
+@njit(cache=True, nogil=True)
+def _source(W: int, to: int, gram_WW: Array, side_W: Ints, weight_W: Array, product_W: Array) -> int:
+    """The point of the same side whose weight moves to `to` with the greatest gain, -1 for none."""
+    best, source = 0.0, -1
+    for r in range(W):
+        slope = product_W[r] - product_W[to]
+        if weight_W[r] > 0.0 and slope > 0.0 and side_W[r] == side_W[to]:
+            gain = slope * slope / max(gram_WW[r, r] + gram_WW[to, to] - 2.0 * gram_WW[to, r], 1e-300)
+            if gain > best:
+                best, source = gain, r
+    return source
+
+
+@njit(cache=True, nogil=True)
 def exchange(
     W: int, gram_WW: Array, side_W: Ints, weight_W: Array, product_W: Array, tol: float, floor: float, most: int
 ) -> float:
@@ -117,35 +148,16 @@ def exchange(
     for r in range(W):
         square += weight_W[r] * product_W[r]
     for _ in range(most):
-        low0, low1, high0, high1 = np.inf, np.inf, -np.inf, -np.inf
-        to0, to1 = 0, 0
-        for r in range(W):
-            s = product_W[r]
-            if side_W[r] == 0:
-                if s < low0:
-                    low0, to0 = s, r
-                if weight_W[r] > 0.0 and s > high0:
-                    high0 = s
-            else:
-                if s < low1:
-                    low1, to1 = s, r
-                if weight_W[r] > 0.0 and s > high1:
-                    high1 = s
-        if square - low0 - low1 <= tol * square or square <= floor:
+        to, gap = _steepest(W, side_W, weight_W, product_W)
+        if square - gap <= tol * square or square <= floor:
             break
-        side, to = (0, to0) if high0 - low0 >= high1 - low1 else (1, to1)
-        best, source, step = 0.0, -1, 0.0
-        for r in range(W):
-            slope = product_W[r] - product_W[to]
-            if side_W[r] == side and weight_W[r] > 0.0 and slope > 0.0:
-                curve = gram_WW[r, r] + gram_WW[to, to] - 2.0 * gram_WW[to, r]
-                gain = slope * slope / max(curve, 1e-300)
-                if gain > best:
-                    best, source, step = gain, r, min(weight_W[r], slope / max(curve, 1e-300))
+        source = _source(W, to, gram_WW, side_W, weight_W, product_W)
         if source < 0:
             break
+        slope = product_W[source] - product_W[to]
         curve = gram_WW[source, source] + gram_WW[to, to] - 2.0 * gram_WW[to, source]
-        square += step * (step * curve - 2.0 * (product_W[source] - product_W[to]))
+        step = min(weight_W[source], slope / max(curve, 1e-300))
+        square += step * (step * curve - 2.0 * slope)
         weight_W[to] += step
         weight_W[source] = 0.0 if step == weight_W[source] else weight_W[source] - step
         for r in range(W):
