@@ -302,9 +302,8 @@ def spatial_similarity(v_P: ArrayLike, w_P: ArrayLike) -> float:
 
 def _distances(X_ND: Array, part_N: Ints, pairs: Sequence[tuple[Any, Any]], rules: Rules, tol: float) -> Distances:
     sides = [X_ND[part_N == m] for m in range(int(part_N.max()) + 1)]
-    bounds = [hull_bounds(sides[a], sides[b], rules, tol=tol) for a, b in pairs]
-    upper_M, lower_M = np.array(bounds, dtype=np.float64).reshape(-1, 2).T
-    return Distances(np.array(pairs, dtype=np.int64).reshape(-1, 2), upper_M, lower_M)
+    pair_M2 = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    return Distances(pair_M2, *hull_bounds(sides, pair_M2, rules, tol=tol))
 
 
 def _choose(name: str, value: str) -> None:

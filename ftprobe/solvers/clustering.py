@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftprobe.solvers.clustering_loop import Loop, advance, keep_apart, start_loop
-from ftprobe.solvers.hulls import Rules, hull_verdict
+from ftprobe.solvers.hulls import Rules, hull_verdict, hull_verdicts
 from ftprobe.solvers.hulls_corral import OVERLAP, SEPARABLE, UNDECIDED
 
 Array = NDArray[np.float64]
@@ -23,11 +23,16 @@ Ints = NDArray[np.int64]
 
 
 class Items(NamedTuple):
-    """Distinct pairs of vector and label: first row (U,), copies (U,), which each row is (N,), conflicts (U,)."""
+    """Distinct pairs of vector and label.
+
+    `row_U` is the first row of each, `weight_U` how many rows it has, `item_N` which one each row is; `vector_U` names
+    its vector, and `conflict_U` says whether that occurs with several labels.
+    """
 
     row_U: Ints
     weight_U: Ints
     item_N: Ints
+    vector_U: Ints
     conflict_U: NDArray[np.bool_]
 
 
@@ -49,8 +54,9 @@ def distinct_items(X_ND: Array, y_N: Ints) -> Items:
     rank_U = np.empty_like(order_U)
     rank_U[order_U] = np.arange(len(order_U))
     row_U = row_U[order_U]
-    labels_of_vector_N = np.bincount(vector_N[row_U], minlength=len(X_ND))
-    return Items(row_U, weight_U[order_U], rank_U[item_N.reshape(-1)], labels_of_vector_N[vector_N[row_U]] > 1)
+    vector_U = vector_N[row_U]
+    conflict_U = np.bincount(vector_U, minlength=len(X_ND))[vector_U] > 1
+    return Items(row_U, weight_U[order_U], rank_U[item_N.reshape(-1)], vector_U, conflict_U)
 
 
 def _equal_rows(X_ND: Array) -> Ints:
@@ -88,7 +94,7 @@ def cluster_items(X_ND: Array, y_N: Ints, items: Items, rules: Rules, *, shortcu
     Clustering
     """
     X_UD, y_U = X_ND[items.row_U], y_N[items.row_U]
-    meets_KK, n_undecided = label_verdicts(X_UD, y_U, rules)
+    meets_KK, n_undecided = label_verdicts(X_UD, y_U, items, rules)
     if not shortcut:
         meets_KK = np.ones_like(meets_KK)
         np.fill_diagonal(meets_KK, False)
@@ -105,16 +111,20 @@ def cluster_items(X_ND: Array, y_N: Ints, items: Items, rules: Rules, *, shortcu
     return Clustering(cluster_U.reshape(-1)[items.item_N], n_undecided, meets_KK)
 
 
-def label_verdicts(X_ND: Array, y_N: Ints, rules: Rules) -> tuple[NDArray[np.bool_], int]:
+def label_verdicts(X_UD: Array, y_U: Ints, items: Items, rules: Rules) -> tuple[NDArray[np.bool_], int]:
     """Which labels meet which (K, K), and how many pairs no solver settled: these count as meeting."""
-    sides = [X_ND[y_N == k] for k in range(int(y_N.max()) + 1)]
+    sides = [X_UD[y_U == k] for k in range(int(y_U.max()) + 1)]
     meets_KK = np.zeros((len(sides), len(sides)), dtype=bool)
-    n_undecided = 0
-    for a, b in combinations(range(len(sides)), 2):
-        verdict = hull_verdict(sides[a], sides[b], rules)
-        n_undecided += verdict == UNDECIDED
-        meets_KK[a, b] = meets_KK[b, a] = verdict != SEPARABLE
-    return meets_KK, n_undecided
+    conflict_u = np.flatnonzero(items.conflict_U)
+    for vector in np.unique(items.vector_U[conflict_u]):
+        labels = y_U[conflict_u[items.vector_U[conflict_u] == vector]]
+        meets_KK[np.ix_(labels, labels)] = True
+    np.fill_diagonal(meets_KK, False)
+    pairs = np.array([(a, b) for a, b in combinations(range(len(sides)), 2) if not meets_KK[a, b]], dtype=np.int64)
+    pairs = pairs.reshape(-1, 2)
+    verdict_P = hull_verdicts(sides, pairs, rules)
+    meets_KK[pairs[:, 0], pairs[:, 1]] = meets_KK[pairs[:, 1], pairs[:, 0]] = verdict_P != SEPARABLE
+    return meets_KK, int((verdict_P == UNDECIDED).sum())
 
 
 def _run(loop: Loop, rules: Rules) -> int:

@@ -8,6 +8,7 @@ Axes: N items of one side, D dimensions, M = D + 2 conditions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,11 +17,14 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.optimize import linprog
 
 from ftprobe.solvers.hulls_corral import OVERLAP, SEPARABLE, UNDECIDED, nearest_points
+from ftprobe.solvers.hulls_pairs import Found, pair_bounds
 
 Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 _FEW_DIMS = 64  # up to here Wolfe's algorithm is the faster way to a verdict
 _STEPS = 30  # of the interior point
+_EXCHANGES = 100  # per point of a working set
 
 
 class Rules(NamedTuple):
@@ -33,10 +37,10 @@ class Rules(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """Distance of two hulls from above and from below; 0 and 0 where they meet."""
+    """Distances of pairs of hulls from above and from below (P,); 0 and 0 where they meet."""
 
-    upper: float
-    lower: float
+    upper_P: Array
+    lower_P: Array
 
 
 def hull_verdict(A_ND: Array, B_ND: Array, rules: Rules) -> int:
@@ -55,30 +59,66 @@ def hull_verdict(A_ND: Array, B_ND: Array, rules: Rules) -> int:
     """
     if rules.solver == "lp":
         return lp_verdict(A_ND, B_ND)
-    verdict = UNDECIDED
-    if A_ND.shape[1] <= _FEW_DIMS:
-        verdict = nearest_points(A_ND, B_ND, _between(A_ND, B_ND), rules.scale, -1.0, rules.max_iterations)[0]
+    verdict = UNDECIDED if A_ND.shape[1] <= _FEW_DIMS else interior_verdict(A_ND, B_ND)
     if verdict == UNDECIDED:
+        verdict = nearest_points(A_ND, B_ND, _between(A_ND, B_ND), rules.scale, -1.0, rules.max_iterations)[0]
+    if verdict == UNDECIDED and A_ND.shape[1] <= _FEW_DIMS:
         verdict = interior_verdict(A_ND, B_ND)
     if verdict == UNDECIDED and rules.solver == "auto":
         verdict = lp_verdict(A_ND, B_ND)
     return verdict
 
 
-def hull_bounds(A_ND: Array, B_ND: Array, rules: Rules, *, tol: float) -> Bounds:
-    """Bounds of the Euclidean distance of two hulls with upper - lower <= tol * upper (METHODS 7.2).
+def hull_verdicts(sides: Sequence[Array], pairs: Ints, rules: Rules) -> Ints:
+    """Verdicts on pairs (P, 2) of places in `sides`, as `hull_verdict` gives them (P,)."""
+    verdict_P = np.zeros(len(pairs), dtype=np.int64)
+    if rules.solver != "lp" and len(pairs) and sides[0].shape[1] > _FEW_DIMS:
+        verdict_P = _bound_many(sides, pairs, rules, tol=-1.0).verdict_P
+    for p in np.flatnonzero(verdict_P == UNDECIDED):
+        verdict_P[p] = hull_verdict(sides[pairs[p, 0]], sides[pairs[p, 1]], rules)
+    return verdict_P
+
+
+def hull_bounds(sides: Sequence[Array], pairs: Ints, rules: Rules, *, tol: float) -> Bounds:
+    """Bounds of the Euclidean distances of pairs of hulls with upper - lower <= tol * upper (METHODS 7.2).
+
+    Parameters
+    ----------
+    sides : sequence of float64 arrays of shapes (N, D)
+    pairs : int array of shape (P, 2)
+        Places in `sides`.
+    rules : Rules
+    tol : float
 
     Returns
     -------
     Bounds
-        (0, 0) where the hulls meet; nan where not even the linear program settles whether they do.
+        Of each pair; 0 and 0 where the hulls meet, nan where not even the linear program settles whether they do.
     """
-    verdict, upper, lower = nearest_points(A_ND, B_ND, _between(A_ND, B_ND), rules.scale, tol, rules.max_iterations)
-    if verdict == UNDECIDED:
-        verdict = hull_verdict(A_ND, B_ND, rules)
-    if verdict == OVERLAP:
-        return Bounds(0.0, 0.0)
-    return Bounds(upper, lower) if verdict == SEPARABLE else Bounds(np.nan, np.nan)
+    bounds = Bounds(np.full(len(pairs), np.inf), np.zeros(len(pairs)))
+    if len(pairs) and sides[0].shape[1] > _FEW_DIMS:
+        bounds = Bounds(*_bound_many(sides, pairs, rules, tol=tol)[1:])
+    proved_P = bounds.lower_P > 0
+    wide_P = np.subtract(*bounds, out=np.full(len(pairs), np.inf), where=proved_P) > tol * bounds.lower_P
+    for p in np.flatnonzero(wide_P):
+        A_ND, B_ND = sides[pairs[p, 0]], sides[pairs[p, 1]]
+        verdict, upper, lower = UNDECIDED, np.inf, 0.0
+        if proved_P[p] or A_ND.shape[1] <= _FEW_DIMS or hull_verdict(A_ND, B_ND, rules) == SEPARABLE:
+            v_D = _between(A_ND, B_ND)
+            verdict, upper, lower = nearest_points(A_ND, B_ND, v_D, rules.scale, tol, rules.max_iterations)
+        if verdict == UNDECIDED:
+            verdict = hull_verdict(A_ND, B_ND, rules)
+        if verdict == SEPARABLE:
+            bounds.upper_P[p], bounds.lower_P[p] = min(bounds.upper_P[p], upper), max(bounds.lower_P[p], lower)
+        else:
+            bounds.upper_P[p] = bounds.lower_P[p] = 0.0 if verdict == OVERLAP else np.nan
+    return bounds
+
+
+def _bound_many(sides: Sequence[Array], pairs: Ints, rules: Rules, *, tol: float) -> Found:
+    return pair_bounds(
+        sides, pairs, scale=rules.scale, tol=tol, overlap_eps=rules.overlap_eps, max_iterations=_EXCHANGES
+    )
 
 
 def _between(A_ND: Array, B_ND: Array) -> Array:
@@ -134,24 +174,32 @@ def _meets(rows_MN: Array, target_M: Array, weight_N: Array) -> bool:
     """Whether positive weights give one point of both hulls: what is left is rounding, its repair moves little."""
     left_M = target_M - rows_MN @ weight_N
     y_M = _multipliers(rows_MN * weight_N, left_M)
-    if y_M is None or np.abs(left_M).max() > 1e-9:
+    if y_M is None:
         return False
-    return bool(np.abs(weight_N * (rows_MN.T @ y_M)).max() < 1e-3)
+    change_N = weight_N * (rows_MN.T @ y_M)
+    left_M = target_M - rows_MN @ (weight_N * (1 + change_N))
+    return bool(np.abs(change_N).max() < 1e-3 and np.abs(left_M).max() < 1e-14 * len(rows_MN))
 
 
 def lp_verdict(A_ND: Array, B_ND: Array) -> int:
-    """Whether w.x + b >= 1 on A and <= -1 on B has a solution, by HiGHS (free w, b, zero objective)."""
+    """Whether w.x + b >= 1 on A and <= -1 on B has a solution, by HiGHS (free w, b, zero objective).
+
+    Its simplex leaves some programs of a hundred dimensions open; the interior solver is asked about those.
+    """
     centre_D = (A_ND.mean(0) + B_ND.mean(0)) / 2
     X_ND = np.vstack([A_ND, B_ND]) - centre_D
     X_ND /= np.sqrt((X_ND**2).mean()) or 1.0
     sign_N1 = np.r_[-np.ones(len(A_ND)), np.ones(len(B_ND))][:, None]
     conditions_ND = sign_N1 * np.hstack([X_ND, np.ones((len(X_ND), 1))])
     objective_D = np.zeros(conditions_ND.shape[1])
-    status = linprog(objective_D, conditions_ND, -np.ones(len(X_ND)), bounds=(None, None), method="highs").status
-    return {0: SEPARABLE, 2: OVERLAP}.get(status, UNDECIDED)
+    for method in ("highs", "highs-ipm"):
+        status = linprog(objective_D, conditions_ND, -np.ones(len(X_ND)), bounds=(None, None), method=method).status
+        if status in (0, 2):
+            return SEPARABLE if status == 0 else OVERLAP
+    return UNDECIDED
 
 
-def nearest_hulls(X_ND: Array, sides: list[Array], rules: Rules, *, tol: float) -> NDArray[np.int64]:
+def nearest_hulls(X_ND: Array, sides: list[Array], rules: Rules, *, tol: float) -> Ints:
     """The place in `sides` of the hull nearest to each row of X; of equally near ones the first.
 
     Hulls are tried by the distance of their bounding spheres; one that lies beyond the best so far is never run.
