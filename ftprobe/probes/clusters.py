@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ftprobe.probes.probe import Size, Work
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-PAIR_STEPS = 200  # of the hulls of two labels, until their distance is known to the tolerance
+PAIR_STEPS = 150  # over the hulls of two labels, until it is known whether they meet and how far apart they are
 
 
 class ClusterOptions(BaseModel):
@@ -42,7 +42,6 @@ class ClusterOptions(BaseModel):
 
 
 def work(options: ClusterOptions, size: Size, *, part: object = None) -> Work:
-    """Inner products of all pairs of items, and the steps of all pairs of labels over their items."""
-    pairs = 2.0 * size.n_train**2 * size.dim
-    steps = 2.0 * size.n_train * max(2, size.n_labels) * PAIR_STEPS
-    return Work(size.n_layers, (pairs + steps) * size.n_layers)
+    """Each item is in the hulls of K - 1 pairs of labels; labels that overlap take longer, nobody knows how much."""
+    steps = 4.0 * size.n_train * size.dim * max(2, size.n_labels) * PAIR_STEPS
+    return Work(size.n_layers, steps * size.n_layers)
