@@ -110,6 +110,17 @@ def test_edits_of_one_run_share_its_training_and_snapshots(root: Path, tmp_path:
     assert {v for key, v in named if (key, "finetuned") in named} == {"finetuned", "replace_top_0"}
 
 
+def test_a_probe_reads_the_states_on_the_way_or_the_last_alone(root: Path, tmp_path: Path) -> None:
+    entries = [
+        probing(on="finetuned", snapshots=each, pooling=pooling) for each, pooling in ((True, "mean"), (False, "cls"))
+    ]
+    planned = plan(study(root, finetune=[tuning(snapshots={"count": 3})], probe=entries), tmp_path)
+    read = [trial for trial in stage(planned, "activations") if trial.columns["pooling"] == "cls"]
+    assert [trial.parents for trial in read] == [(trained(planned).id,)]
+    assert len(stage(planned, "activations")) == 1 + 5
+    assert len(stage(planned, "probe")) == 1 + 5
+
+
 @pytest.mark.parametrize(
     ("snapshots", "moments", "updates"),
     [

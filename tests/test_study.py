@@ -389,6 +389,10 @@ MISTAKES: list[tuple[dict[str, object], tuple[str, str, str]]] = [
         ("probe[0].finetune_task", "a pre-trained state has none", "add `on: finetuned`"),
     ),
     (
+        {"probe": [{"task": "cola", "on": "pretrained", "snapshots": False, "probe": LINEAR}]},
+        ("probe[0].snapshots", "a pre-trained state has none", "add `on: finetuned`"),
+    ),
+    (
         {"compare": [{"measure": {"kind": "attention"}, "corpus": "cola", "on": "pretrained", "variant": "freeze_3"}]},
         ("compare[0].variant", "a pre-trained state has none", "add `on: finetuned`"),
     ),

@@ -43,7 +43,8 @@ def make_plan(
     states = states_of(study, resolved, book, offline=offline)
     extractions = Extractions(book, offline=offline)
     for run in study.probe:
-        plan_probe(run, texts[run.task], _wanted(run, states), study, book, extractions)
+        wanted = [state for state in _wanted(run, states) if run.snapshots or not state.moment]
+        plan_probe(run, texts[run.task], wanted, study, book, extractions)
     for comparison in study.compare:
         wanted = _wanted(comparison, states)
         if COMPARISONS[comparison.kind].pair:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import entry_points
 
-from ftprobe.probes import elastic_net, linear, mlp, neurons
+from ftprobe.probes import clusters, elastic_net, linear, mlp, neurons
 from ftprobe.probes.probe import Probe as Probe
 from ftprobe.probes.probe import ProbeData as ProbeData
 from ftprobe.probes.probe import Size as Size
@@ -51,6 +51,15 @@ BUILT_IN = (
         parts=neurons.parts,
         part_runner="ftprobe.probes.neurons_run:run_part",
         work=neurons.work,
+    ),
+    Probe(
+        "clusters",
+        clusters.ClusterOptions,
+        1,
+        "ftprobe.probes.clusters_run:run",
+        ITEMS,
+        by_layer=True,
+        work=clusters.work,
     ),
 )
 

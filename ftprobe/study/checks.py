@@ -90,7 +90,7 @@ def pretrained_problems(entry: Mapping[str, object], place: str) -> list[Problem
     """Whether an entry about pre-trained states alone says what only fine-tuned ones have."""
     if entry["on"] not in ("pretrained", ["pretrained"]):
         return []
-    own = [key for key in ("finetune_task", "variant") if key in entry]
+    own = [key for key in ("finetune_task", "variant", "snapshots") if key in entry]
     return [Problem(at(place, key), "a pre-trained state has none", "add `on: finetuned`") for key in own]
 
 

@@ -141,7 +141,7 @@ def probe_runs(
             problems += [*found, *(built if isinstance(built, list) else [])]
             continue
         if built.on == "pretrained":
-            built = built.model_copy(update={"finetune_task": None, "variant": None})
+            built = built.model_copy(update={"finetune_task": None, "variant": None, "snapshots": True})
         runs[built] = [_probe_run(built, family, place) for family in families]
     return [run for group in runs.values() for run in group]
 
@@ -187,6 +187,7 @@ def _probe_run(entry: ProbeEntry, family: _Family, place: str) -> ProbeRun:
         options=family.options,
         seed=entry.seed,
         place=place,
+        snapshots=entry.snapshots,
     )
 
 

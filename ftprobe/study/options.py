@@ -91,6 +91,8 @@ class ProbeEntry(ActivationOptions):
     """Only the states tuned on this task; on every task when null."""
     variant: str | None = None
     """Only the states of this variant, by its name in records (`finetuned`, `freeze_3`); of every one when null."""
+    snapshots: bool = True
+    """Whether the states that a run kept on the way are probed too, or its last one alone."""
     layers: Layers = "all"
     seed: Annotated[int, Field(ge=0)] = 0
 
@@ -187,6 +189,8 @@ class ProbeRun:
     options: BaseModel
     seed: int
     place: str
+    snapshots: bool = True
+    """Whether it is run on the states on the way too."""
 
     def reads(self, run: FinetuneRun) -> bool:
         """Whether this probe is run on the state that `run` makes."""

@@ -1,0 +1,149 @@
+"""Clusters of one label each whose convex hulls do not meet, in DirectProbe's greedy order (Zhou and Srikumar 2021).
+
+Where all labels are separable from each other the labels are the clusters; only labels that meet another go through
+the loop of merges (METHODS 7.1).
+
+Axes: N items, U distinct items, D dimensions, K labels, M clusters.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ftprobe.solvers.clustering_loop import Loop, advance, keep_apart, start_loop
+from ftprobe.solvers.hulls import Rules, hull_verdict, hull_verdicts
+from ftprobe.solvers.hulls_corral import OVERLAP, SEPARABLE, UNDECIDED
+
+Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+class Items(NamedTuple):
+    """Distinct pairs of vector and label.
+
+    `row_U` is the first row of each, `weight_U` how many rows it has, `item_N` which one each row is; `vector_U` names
+    its vector, and `conflict_U` says whether that occurs with several labels.
+    """
+
+    row_U: Ints
+    weight_U: Ints
+    item_N: Ints
+    vector_U: Ints
+    conflict_U: NDArray[np.bool_]
+
+
+class Clustering(NamedTuple):
+    """Cluster of each item (N,), numbered by lowest row; tests no solver settled; label pairs that meet (K, K)."""
+
+    cluster_N: Ints
+    n_undecided: int
+    meets_KK: NDArray[np.bool_]
+
+
+def distinct_items(X_ND: Array, y_N: Ints) -> Items:
+    """Items with equal vector and label are one; a conflict is a vector that occurs with several labels."""
+    vector_N = _equal_rows(X_ND)
+    _, row_U, item_N, weight_U = np.unique(
+        np.stack([vector_N, y_N]), axis=1, return_index=True, return_inverse=True, return_counts=True
+    )
+    order_U = np.asarray(np.argsort(row_U))
+    rank_U = np.empty_like(order_U)
+    rank_U[order_U] = np.arange(len(order_U))
+    row_U = row_U[order_U]
+    vector_U = vector_N[row_U]
+    conflict_U = np.bincount(vector_U, minlength=len(X_ND))[vector_U] > 1
+    return Items(row_U, weight_U[order_U], rank_U[item_N.reshape(-1)], vector_U, conflict_U)
+
+
+def _equal_rows(X_ND: Array) -> Ints:
+    """Of each row the first row equal to it; rows are sought by a sum of their bits with random odd factors."""
+    bits_ND = np.ascontiguousarray(X_ND + 0.0).view(np.uint64)
+    factor_D = np.random.default_rng(0).integers(0, 2**63, X_ND.shape[1], dtype=np.uint64) * 2 + 1
+    _, first_N, group_N = np.unique((bits_ND * factor_D).sum(axis=1), return_index=True, return_inverse=True)
+    same_N = np.asarray(first_N[group_N], dtype=np.int64)
+    if (X_ND[same_N] != X_ND).any():  # two vectors with one sum
+        same_N = _equal_rows_by_sorting(X_ND)
+    return same_N
+
+
+def _equal_rows_by_sorting(X_ND: Array) -> Ints:
+    _, first_N, group_N = np.unique(X_ND, axis=0, return_index=True, return_inverse=True)
+    return np.asarray(first_N[group_N.reshape(-1)], dtype=np.int64)
+
+
+def cluster_items(X_ND: Array, y_N: Ints, items: Items, rules: Rules, *, shortcut: bool = True) -> Clustering:
+    """The greedy clusters of centred items.
+
+    Parameters
+    ----------
+    X_ND : float64 array of shape (N, D)
+    y_N : int array of shape (N,)
+        Labels 0..K-1, each with one item at least.
+    items : Items
+        Of X and y; those in conflict stay clusters of their own.
+    rules : Rules
+    shortcut : bool
+        Whether labels that meet no other are clusters at once; without it every label goes through the loop.
+
+    Returns
+    -------
+    Clustering
+    """
+    X_UD, y_U = X_ND[items.row_U], y_N[items.row_U]
+    meets_KK, n_undecided = label_verdicts(X_UD, y_U, items, rules)
+    if not shortcut:
+        meets_KK = np.ones_like(meets_KK)
+        np.fill_diagonal(meets_KK, False)
+    first_K = np.full(len(meets_KK), len(y_U))
+    np.minimum.at(first_K, y_U, np.arange(len(y_U)))
+    lowest_U = np.asarray(first_K[y_U])
+    loop_u = np.flatnonzero(np.asarray(meets_KK.any(axis=1))[y_U])
+    if len(loop_u):
+        loop = start_loop(X_UD[loop_u], items.weight_U[loop_u].astype(np.float64), y_U[loop_u], meets_KK)
+        keep_apart(loop, np.flatnonzero(items.conflict_U[loop_u]))
+        n_undecided += _run(loop, rules)
+        lowest_U[loop_u] = loop_u[loop.slot_N]
+    _, cluster_U = np.unique(lowest_U, return_inverse=True)
+    return Clustering(cluster_U.reshape(-1)[items.item_N], n_undecided, meets_KK)
+
+
+def label_verdicts(X_UD: Array, y_U: Ints, items: Items, rules: Rules) -> tuple[NDArray[np.bool_], int]:
+    """Which labels meet which (K, K), and how many pairs no solver settled: these count as meeting."""
+    sides = [X_UD[y_U == k] for k in range(int(y_U.max()) + 1)]
+    meets_KK = np.zeros((len(sides), len(sides)), dtype=bool)
+    conflict_u = np.flatnonzero(items.conflict_U)
+    for vector in np.unique(items.vector_U[conflict_u]):
+        labels = y_U[conflict_u[items.vector_U[conflict_u] == vector]]
+        meets_KK[np.ix_(labels, labels)] = True
+    np.fill_diagonal(meets_KK, False)
+    pairs = np.array([(a, b) for a, b in combinations(range(len(sides)), 2) if not meets_KK[a, b]], dtype=np.int64)
+    pairs = pairs.reshape(-1, 2)
+    verdict_P = hull_verdicts(sides, pairs, rules)
+    meets_KK[pairs[:, 0], pairs[:, 1]] = meets_KK[pairs[:, 1], pairs[:, 0]] = verdict_P != SEPARABLE
+    return meets_KK, int((verdict_P == UNDECIDED).sum())
+
+
+def _run(loop: Loop, rules: Rules) -> int:
+    """Run the loop to its end, settling what its kernel cannot; the number of tests that stay undecided."""
+    n_undecided = 0
+    use_kernel = rules.solver != "lp"
+    while True:
+        i, j, c = advance(loop, rules.scale, rules.max_iterations if use_kernel else 0)
+        if i < 0:
+            return n_undecided
+        union_ND = loop.X_ND[np.r_[members(loop, i), members(loop, j)]]
+        verdict = hull_verdict(union_ND, loop.X_ND[members(loop, c)], rules)
+        n_undecided += verdict == UNDECIDED
+        loop.answer_N[c] = verdict or OVERLAP
+
+
+def members(loop: Loop, slot: int) -> Ints:
+    """The rows of an active cluster."""
+    rows = [slot]
+    while loop.next_N[rows[-1]] >= 0:
+        rows.append(int(loop.next_N[rows[-1]]))
+    return np.array(rows)

@@ -1,0 +1,257 @@
+"""The greedy loop of DirectProbe over clusters of X, compiled: merge the closest pair of a label unless hulls meet.
+
+A cluster is named by its lowest row, its slot; arrays of length N are read at slots that are active. Pairs of slots of
+one label are kept at the lower one. A union is tested against each active cluster of the labels that `meets_KK` names:
+bounding spheres, then bounding boxes, then Wolfe's algorithm decide; where it does not, `advance` returns to its caller
+with the question and is called again with the answer.
+
+Axes: N distinct items, D dimensions, K labels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from ftprobe.solvers.hulls_corral import OVERLAP, SEPARABLE, UNDECIDED, nearest_points
+
+Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+_TIE = 1e-10  # of squared distances: closer than this, relatively, they are equal up to rounding
+
+
+class Loop(NamedTuple):
+    """State of the loop. `apart` holds, for each label, a square of its items: the pairs that never merge."""
+
+    X_ND: Array
+    weight_N: Array
+    label_N: Ints
+    meets_KK: NDArray[np.bool_]
+    slots_N: Ints  # rows, by label; those of label k from start[k]
+    start_K: Ints  # K + 1 of them
+    place_N: Ints  # of a row among those of its label
+    square_K: Ints  # where the square of a label starts in apart
+    apart: NDArray[np.bool_]
+    active_N: NDArray[np.bool_]
+    slot_N: Ints  # the slot of each row
+    next_N: Ints  # the next row of the cluster, -1 at its end
+    last_N: Ints
+    size_N: Ints
+    centroid_ND: Array
+    radius_N: Array
+    low_ND: Array
+    high_ND: Array
+    near_N: Ints  # the closest slot above this one that it may merge with, -1 for none
+    near_distance_N: Array
+    answer_N: Ints  # of the caller, for clusters the pending union was undecided about
+
+
+def start_loop(X_ND: Array, weight_N: Array, label_N: Ints, meets_KK: NDArray[np.bool_]) -> Loop:
+    """The state in which each item is a cluster."""
+    N, K = len(X_ND), len(meets_KK)
+    slots_N = np.argsort(label_N, kind="stable")
+    start_K = np.searchsorted(label_N[slots_N], np.arange(K + 1))
+    place_N = np.empty(N, np.int64)
+    place_N[slots_N] = np.arange(N) - start_K[label_N[slots_N]]
+    square_K = np.r_[0, np.cumsum(np.diff(start_K) ** 2)]
+    loop = Loop(
+        X_ND, weight_N.copy(), label_N, meets_KK, slots_N, start_K, place_N, square_K,
+        np.zeros(square_K[-1], np.bool_), np.ones(N, np.bool_), np.arange(N), np.full(N, -1), np.arange(N),
+        np.ones(N, np.int64),
+        X_ND.copy(), np.zeros(N), X_ND.copy(), X_ND.copy(), np.full(N, -1), np.full(N, np.inf), np.zeros(N, np.int64),
+    )  # fmt: skip
+    _seek_all(loop)
+    return loop
+
+
+def keep_apart(loop: Loop, rows_n: Ints) -> None:
+    """Let these rows stay clusters of their own: they merge with nothing, and others may not enclose them."""
+    for i in rows_n:
+        k = loop.label_N[i]
+        n = loop.start_K[k + 1] - loop.start_K[k]
+        square_nn = loop.apart[loop.square_K[k] : loop.square_K[k + 1]].reshape(n, n)
+        square_nn[loop.place_N[i]] = square_nn[:, loop.place_N[i]] = True
+    _seek_all(loop)
+
+
+@njit(cache=True, nogil=True)
+def _squared(x_D: Array, y_D: Array) -> float:
+    """Squared Euclidean distance of two vectors (D,)."""
+    total = 0.0
+    for d in range(x_D.shape[0]):
+        step = x_D[d] - y_D[d]
+        total += step * step
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _may_merge(loop: Loop, i: int, j: int) -> bool:
+    """Whether slots i and j of one label are both active and not apart."""
+    k = loop.label_N[i]
+    n = loop.start_K[k + 1] - loop.start_K[k]
+    return loop.active_N[j] and not loop.apart[loop.square_K[k] + loop.place_N[i] * n + loop.place_N[j]]
+
+
+@njit(cache=True, nogil=True)
+def _seek(loop: Loop, i: int) -> None:
+    """Find the closest partner of slot i among the slots above it."""
+    k = loop.label_N[i]
+    best, partner = np.inf, -1
+    for s in range(loop.start_K[k] + loop.place_N[i] + 1, loop.start_K[k + 1]):
+        j = loop.slots_N[s]
+        if _may_merge(loop, i, j):
+            distance = _squared(loop.centroid_ND[i], loop.centroid_ND[j])
+            if distance < best:
+                best, partner = distance, j
+    loop.near_N[i], loop.near_distance_N[i] = partner, best
+
+
+@njit(cache=True, nogil=True)
+def _seek_all(loop: Loop) -> None:
+    """Find the closest partner of every slot."""
+    for i in range(loop.X_ND.shape[0]):
+        _seek(loop, i)
+
+
+@njit(cache=True, nogil=True)
+def _closest(loop: Loop) -> tuple[int, int]:
+    """The pair to merge next, (-1, -1) for none: of those at the smallest distance up to rounding the lowest slots."""
+    smallest = loop.near_distance_N.min()
+    if smallest == np.inf:
+        return -1, -1
+    i, reach = 0, smallest * (1.0 + _TIE)
+    while loop.near_distance_N[i] > reach:
+        i += 1
+    k = loop.label_N[i]
+    for s in range(loop.start_K[k] + loop.place_N[i] + 1, loop.start_K[k + 1]):
+        j = loop.slots_N[s]
+        if _may_merge(loop, i, j) and _squared(loop.centroid_ND[i], loop.centroid_ND[j]) <= reach:
+            return i, j
+    return i, loop.near_N[i]
+
+
+@njit(cache=True, nogil=True)
+def _gather(loop: Loop, slot: int, out_ND: Array, n: int) -> int:
+    """Append the rows of a cluster to `out_ND` after its first n; how many it then holds."""
+    row = slot
+    while row >= 0:
+        out_ND[n] = loop.X_ND[row]
+        n += 1
+        row = loop.next_N[row]
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _far(loop: Loop, centre_D: Array, radius: float, low_D: Array, high_D: Array, c: int) -> bool:
+    """Whether the bounding spheres or boxes of a union and of cluster c are disjoint."""
+    reach = radius + loop.radius_N[c]
+    if _squared(centre_D, loop.centroid_ND[c]) > reach * reach * (1.0 + 1e-9):
+        return True
+    gap = -np.inf
+    for d in range(centre_D.shape[0]):
+        gap = max(gap, low_D[d] - loop.high_ND[c, d], loop.low_ND[c, d] - high_D[d])
+    return gap > 0.0
+
+
+@njit(cache=True, nogil=True)
+def _union_verdict(
+    loop: Loop, i: int, j: int, U_ND: Array, C_ND: Array, scale: float, max_iterations: int
+) -> tuple[int, int]:
+    """Verdict on the union of i and j against all clusters, and the cluster it was not settled with or overlaps."""
+    D = U_ND.shape[1]
+    centre_D = (loop.weight_N[i] * loop.centroid_ND[i] + loop.weight_N[j] * loop.centroid_ND[j]) / (
+        loop.weight_N[i] + loop.weight_N[j]
+    )
+    radius = 0.0
+    low_D, high_D = np.minimum(loop.low_ND[i], loop.low_ND[j]), np.maximum(loop.high_ND[i], loop.high_ND[j])
+    for r in range(U_ND.shape[0]):
+        radius = max(radius, _squared(centre_D, U_ND[r]))
+    radius = np.sqrt(radius)
+    v_D = np.empty(D)
+    for b in range(loop.meets_KK.shape[0]):
+        if not loop.meets_KK[loop.label_N[i], b]:
+            continue
+        for s in range(loop.start_K[b], loop.start_K[b + 1]):
+            c = loop.slots_N[s]
+            if not loop.active_N[c] or _far(loop, centre_D, radius, low_D, high_D, c):
+                continue
+            verdict = loop.answer_N[c]
+            if verdict == 0:
+                n = _gather(loop, c, C_ND, 0)
+                v_D[:] = centre_D - loop.centroid_ND[c]
+                verdict, _, _ = nearest_points(U_ND, C_ND[:n], v_D, scale, -1.0, max_iterations)
+            if verdict != SEPARABLE:
+                return verdict, c
+    return SEPARABLE, -1
+
+
+@njit(cache=True, nogil=True)
+def _part(loop: Loop, i: int, j: int) -> None:
+    """Never merge slots i < j."""
+    k = loop.label_N[i]
+    n = loop.start_K[k + 1] - loop.start_K[k]
+    loop.apart[loop.square_K[k] + loop.place_N[i] * n + loop.place_N[j]] = True
+    loop.apart[loop.square_K[k] + loop.place_N[j] * n + loop.place_N[i]] = True
+    _seek(loop, i)
+
+
+@njit(cache=True, nogil=True)
+def _merge(loop: Loop, i: int, j: int, U_ND: Array) -> None:
+    """Make one cluster, slot i, of slots i < j with rows U; what is apart from either is apart from both."""
+    k = loop.label_N[i]
+    n = loop.start_K[k + 1] - loop.start_K[k]
+    square = loop.square_K[k]
+    both = loop.weight_N[i] + loop.weight_N[j]
+    loop.centroid_ND[i] = (loop.weight_N[i] * loop.centroid_ND[i] + loop.weight_N[j] * loop.centroid_ND[j]) / both
+    loop.weight_N[i] = both
+    loop.low_ND[i] = np.minimum(loop.low_ND[i], loop.low_ND[j])
+    loop.high_ND[i] = np.maximum(loop.high_ND[i], loop.high_ND[j])
+    radius = 0.0
+    for r in range(U_ND.shape[0]):
+        radius = max(radius, _squared(loop.centroid_ND[i], U_ND[r]))
+    loop.radius_N[i] = np.sqrt(radius)
+    loop.next_N[loop.last_N[i]], loop.last_N[i] = j, loop.last_N[j]
+    row = j
+    while row >= 0:
+        loop.slot_N[row] = i
+        row = loop.next_N[row]
+    loop.size_N[i] += loop.size_N[j]
+    loop.active_N[j], loop.near_N[j], loop.near_distance_N[j] = False, -1, np.inf
+    for p in range(n):
+        if loop.apart[square + loop.place_N[j] * n + p]:
+            loop.apart[square + loop.place_N[i] * n + p] = True
+            loop.apart[square + p * n + loop.place_N[i]] = True
+    _seek(loop, i)
+    for s in range(loop.start_K[k], loop.start_K[k] + loop.place_N[j]):
+        r = loop.slots_N[s]
+        if loop.active_N[r] and r != i:
+            if loop.near_N[r] == i or loop.near_N[r] == j:
+                _seek(loop, r)
+            elif r < i and _may_merge(loop, r, i):
+                distance = _squared(loop.centroid_ND[r], loop.centroid_ND[i])
+                if distance < loop.near_distance_N[r]:
+                    loop.near_N[r], loop.near_distance_N[r] = i, distance
+
+
+@njit(cache=True, nogil=True)
+def advance(loop: Loop, scale: float, max_iterations: int) -> tuple[int, int, int]:
+    """Run the loop to its end, (-1, -1, -1), or to a union of slots i, j that is undecided against cluster c."""
+    N, D = loop.X_ND.shape
+    U_ND, C_ND = np.empty((N, D)), np.empty((N, D))
+    while True:
+        i, j = _closest(loop)
+        if i < 0:
+            return -1, -1, -1
+        n = _gather(loop, j, U_ND, _gather(loop, i, U_ND, 0))
+        verdict, c = _union_verdict(loop, i, j, U_ND[:n], C_ND, scale, max_iterations)
+        if verdict == UNDECIDED:
+            return i, j, c
+        loop.answer_N[:] = 0
+        if verdict == OVERLAP:
+            _part(loop, i, j)
+        else:
+            _merge(loop, i, j, U_ND[:n])
