@@ -18,6 +18,8 @@ from ftprobe.published.beside import SOURCES, beside, paper_models, printed, siz
 from ftprobe.report import Report
 from ftprobe.tables import Table, agreed, layout
 
+from .zhou2022_figures import FIGURES
+
 PAPER = "zhou2022"
 CHECKPOINTS = {
     "tiny": "google/bert_uncased_L-2_H-128_A-2",
@@ -241,5 +243,5 @@ REPORT = Report(
     title="Zhou and Srikumar 2022, A Closer Look at How Fine-tuning Changes BERT: this study's numbers beside the "
     "published ones.",
     tables=dict(sorted(TABLES.items(), key=lambda each: (not each[0].startswith("table"), each[0]))),
-    figures={},
+    figures=FIGURES,
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -25,6 +25,9 @@ FORMATS = ("html", "svg", "pdf", "png")
 # Okabe and Ito 2008, without yellow, which is too faint for a line.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2])
+_RAMP = [0.0, 0.85]  # of viridis: the end is too faint for a line
+_PLANE = {"width": 280, "height": 240}  # pixels
+_CROWD = 20  # names beyond which their panel is larger
 _PNG_SCALE = 2.0
 _FONT_SLACK = 40  # pixels: a browser's font may be wider than the one the legend was measured with
 _TICKS = 16  # steps beyond which not every whole number has a tick
@@ -33,6 +36,7 @@ _STAR = (
     "M0,-1L0.235,-0.324L0.951,-0.309L0.38,0.124L0.588,0.809L0,0.4L-0.588,0.809L-0.38,0.124L-0.951,-0.309L-0.235,-0.324Z"
 )
 
+_HEADER = alt.Header(titleFontSize=0, labelFontSize=12, labelFontWeight="bold")
 _STROKES = alt.Legend(symbolType="stroke", symbolSize=300, symbolOpacity=1, symbolStrokeWidth=3)
 
 
@@ -59,6 +63,7 @@ def layer_curves(
     stars: Field | None = None,
     zero_line: bool = False,
     own_scales: bool = False,
+    own_series: bool = False,
     width: int = 240,
     height: int = 200,
 ) -> Chart:
@@ -68,13 +73,15 @@ def layer_curves(
     ----------
     frame : polars.DataFrame
         One row a point: the columns of `x` and `y`, those of the series and panels, and where known `low` and `high`,
-        drawn as a band. A null breaks the line.
+        drawn as a band. A null breaks the line. Series that are numbers have colours in their order.
     stars : Field, optional
         A second quantity, drawn as stars on an axis of its own on the right.
     zero_line : bool
         Whether to draw y = 0, for differences.
     own_scales : bool
         Whether each panel has axes of its own, for numbers that do not compare between panels.
+    own_series : bool
+        Whether each panel has series, a legend and axes of its own; without stars.
 
     Raises
     ------
@@ -82,8 +89,29 @@ def layer_curves(
         No point has a value.
     """
     frame = _drawn(frame, title, y, [x, color, dash, column, row, stars])
+    if own_series:
+
+        def one(own: pl.DataFrame, heading: str) -> Any:
+            panel = _curves(own, x, y, color, dash, alt.Scale(zero=False), zero_line=zero_line)
+            return panel.properties(data=own, title=heading, width=width, height=height)
+
+        return _each(frame, title, column, row, one)
     starred = stars is not None and bool(frame[stars.name].is_not_null().any())
     scale = alt.Scale(domain=_domain(frame, y)) if starred else alt.Scale(zero=False)
+    panel = _curves(frame, x, y, color, dash, scale, zero_line=zero_line).properties(width=width, height=height)
+    if not starred or stars is None:
+        return _panels(panel, frame, title, column, row, own_scales=own_scales)
+    axis, right = alt.Axis(orient="right", grid=False), alt.Scale(domain=_domain(frame, stars))
+    against = alt.Y(f"{stars.name}:Q", title=stars.title, axis=axis, scale=right)
+    along = alt.X(f"{x.name}:Q", title=x.title, axis=_whole_numbers(frame[x.name]))
+    marks = _base(color, frame).mark_point(shape=_STAR, size=70, filled=True).encode(along, against, **_detail(dash))
+    return _grid(alt.layer(panel, marks).resolve_scale(y="independent"), frame, title, column, row)
+
+
+def _curves(
+    frame: pl.DataFrame, x: Field, y: Field, color: Field | None, dash: Field | None, scale: Any, *, zero_line: bool
+) -> Any:
+    """The layers of one panel of `layer_curves`, without data."""
     own = alt.Y(f"{y.name}:Q", title=y.title, scale=scale, axis=alt.Axis(grid=True))
     base, lines = _base(color, frame), [f.name for f in (color, dash) if f]
     along = alt.X(f"{x.name}:Q", title=x.title, axis=_whole_numbers(frame[x.name]))
@@ -101,13 +129,7 @@ def layer_curves(
         # Counting leaves one row a panel, hence one rule.
         rule = alt.Chart().transform_aggregate(n="count()").mark_rule(color="#888888", strokeWidth=1)
         layers.insert(0, rule.encode(y=alt.datum(0)))
-    panel = alt.layer(*layers).properties(width=width, height=height)
-    if not starred or stars is None:
-        return _panels(panel, frame, title, column, row, own_scales=own_scales)
-    axis, right = alt.Axis(orient="right", grid=False), alt.Scale(domain=_domain(frame, stars))
-    against = alt.Y(f"{stars.name}:Q", title=stars.title, axis=axis, scale=right)
-    marks = base.mark_point(shape=_STAR, size=70, filled=True).encode(along, against, **_detail(dash))
-    return _grid(alt.layer(panel, marks).resolve_scale(y="independent"), frame, title, column, row)
+    return alt.layer(*layers)
 
 
 def _whole_numbers(values: pl.Series) -> alt.Axis:
@@ -155,6 +177,77 @@ def bars(
     return _panels(panel, frame, title, column, None)
 
 
+def paths(
+    frame: pl.DataFrame,
+    *,
+    title: str,
+    x: Field,
+    y: Field,
+    along: Field,
+    color: Field,
+    column: Field | None = None,
+    row: Field | None = None,
+) -> Chart:
+    """Ways through a plane, one line for each value of `color`; a ring marks where it starts.
+
+    Parameters
+    ----------
+    frame : polars.DataFrame
+        One row a point: `x` and `y`, and `along`, a number that puts the points of a line in order. Each panel has axes
+        of its own.
+
+    Raises
+    ------
+    MissingData
+        No point has a value.
+    """
+    frame = _drawn(frame, title, y, [x, along, color, column, row])
+    line = [field.name for field in (color, column, row) if field is not None]
+    frame = frame.with_columns(start=pl.col(along.name) == pl.col(along.name).min().over(line))
+    base = _base(color, frame).encode(
+        alt.X(f"{x.name}:Q", title=x.title, scale=alt.Scale(zero=False, padding=12)),
+        alt.Y(f"{y.name}:Q", title=y.title, scale=alt.Scale(zero=False, padding=12)),
+    )
+    panel = alt.layer(
+        base.mark_line().encode(order=alt.Order(f"{along.name}:Q")),
+        base.mark_point(filled=True, size=22, opacity=1).encode(tooltip=[color.name, along.name]),
+        base.mark_point(size=130, strokeWidth=2.5, opacity=1).transform_filter(alt.datum.start),
+    )
+    return _panels(panel.properties(**_PLANE), frame, title, column, row, own_scales=True)
+
+
+def named_points(
+    frame: pl.DataFrame,
+    *,
+    title: str,
+    x: Field,
+    y: Field,
+    name: Field,
+    panel: Field,
+    columns: int = 3,
+) -> Chart:
+    """Points with their names beside them, `columns` panels in a line, each with axes of its own.
+
+    Raises
+    ------
+    MissingData
+        No point has a value.
+    """
+    frame = _drawn(frame, title, y, [x, name, panel])
+    base = alt.Chart().encode(
+        alt.X(f"{x.name}:Q", title=x.title, scale=alt.Scale(zero=False, padding=20)),
+        alt.Y(f"{y.name}:Q", title=y.title, scale=alt.Scale(zero=False, padding=12)),
+    )
+    dots = base.mark_point(filled=True, size=30, opacity=1, color=PALETTE[0]).encode(tooltip=name.name)
+    names = base.mark_text(align="left", baseline="bottom", dx=4, fontSize=9, color="#333333")
+    size = _PLANE if frame[name.name].n_unique() <= _CROWD else {key: 1.5 * side for key, side in _PLANE.items()}
+    layers = alt.layer(dots, names.encode(text=f"{name.name}:N")).properties(**size)
+    order = frame[panel.name].unique(maintain_order=True).to_list()
+    across = alt.Facet(f"{panel.name}:N", title=None, sort=order, header=_HEADER)
+    made = layers.facet(data=frame, facet=across, columns=columns).resolve_scale(x="independent", y="independent")
+    return _finished(made, title)
+
+
 def _drawn(frame: pl.DataFrame, title: str, y: Field, others: Sequence[Field | None]) -> pl.DataFrame:
     """The columns that are drawn, and no other: the figure carries its data."""
     if frame.is_empty() or frame[y.name].null_count() == len(frame):
@@ -171,6 +264,10 @@ def _base(color: Field | None, frame: pl.DataFrame, legend: alt.Legend = _STROKE
     """A chart without data, which its panels share: a layer with data of its own would show it in every panel."""
     if color is None:
         return alt.Chart().encode(color=alt.value(PALETTE[0]))
+    if frame[color.name].dtype.is_numeric():
+        ramp = alt.Scale(scheme=alt.SchemeParams(name="viridis", extent=_RAMP))
+        shown = alt.Color(f"{color.name}:O", title=color.title, scale=ramp, legend=legend)
+        return alt.Chart().encode(color=shown)
     names = frame[color.name].unique(maintain_order=True).to_list()
     scale = alt.Scale(domain=names, range=[PALETTE[i % len(PALETTE)] for i in range(len(names))])
     return alt.Chart().encode(color=alt.Color(f"{color.name}:N", title=color.title, scale=scale, legend=legend))
@@ -197,8 +294,7 @@ def _panels(
         if field is not None:
             kind = {"column": alt.Column, "row": alt.Row}[name]
             order = frame[field.name].unique(maintain_order=True).to_list()
-            header = alt.Header(titleFontSize=0, labelFontSize=12, labelFontWeight="bold")
-            split[name] = kind(f"{field.name}:N", title=None, sort=order, header=header)
+            split[name] = kind(f"{field.name}:N", title=None, sort=order, header=_HEADER)
     if not split:
         return _finished(panel.properties(data=frame), title)
     panels = panel.facet(data=frame, **split)
@@ -218,6 +314,28 @@ def _grid(panel: Any, frame: pl.DataFrame, title: str, column: Field | None, row
             shown.append(own)
         rows.append(alt.hconcat(*shown))
     return _finished(alt.vconcat(*rows, data=frame), title)
+
+
+def _each(
+    frame: pl.DataFrame,
+    title: str,
+    column: Field | None,
+    row: Field | None,
+    draw: Callable[[pl.DataFrame, str], Any],
+) -> Chart:
+    """`draw` of each panel's own rows and heading, the panels of a `row` side by side."""
+    lines = []
+    for across in _parts(frame, row):
+        shown = []
+        for down in _parts(across, column):
+            names = [str(down[field.name][0]) for field in (row, column) if field is not None]
+            shown.append(draw(down, ": ".join(names)))
+        lines.append(alt.hconcat(*shown).resolve_scale(color="independent", strokeDash="shared"))
+    return _finished(alt.vconcat(*lines).resolve_scale(color="independent", strokeDash="shared"), title)
+
+
+def _parts(frame: pl.DataFrame, field: Field | None) -> list[pl.DataFrame]:
+    return frame.partition_by(field.name, maintain_order=True) if field else [frame]
 
 
 def _finished(chart: Chart, title: str) -> Chart:

@@ -1,6 +1,7 @@
 """Reports: the named tables and figures of a study, found by name and rendered as one HTML page.
 
 A report is a Python file with a module-level `REPORT`; each of its tables and figures is a function of the records.
+What it imports by `from .NAME import ...` is another file of its folder.
 Studies without their own use `generic`.
 """
 
@@ -8,10 +9,12 @@ from __future__ import annotations
 
 import html
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
 import polars as pl
@@ -20,6 +23,7 @@ from ftprobe.errors import InputError, nearest
 from ftprobe.figures import Chart, to_image_tag
 from ftprobe.frames import MissingData
 from ftprobe.generic import FIGURES, TABLES
+from ftprobe.hashing import content_id
 from ftprobe.tables import Table, to_html
 
 SHIPPED = "ftprobe_analysis"
@@ -74,7 +78,13 @@ def _folders(study_path: Path) -> list[Path]:
 
 
 def _load(path: Path) -> Report:
-    spec = importlib.util.spec_from_file_location(f"_report_{path.stem}", path)
+    # A module of a package of its folder, so that an analysis may be several files: `from .other import ...`.
+    package = ModuleType(f"_reports_{content_id(str(path.parent))[:12]}")
+    package.__path__ = [str(path.parent)]
+    for known in [name for name in sys.modules if name.partition(".")[0] == package.__name__]:
+        del sys.modules[known]
+    sys.modules[package.__name__] = package
+    spec = importlib.util.spec_from_file_location(f"{package.__name__}.{path.stem}", path)
     if spec is None or spec.loader is None:
         raise InputError.one(str(path), "is not a Python file")
     module = importlib.util.module_from_spec(spec)

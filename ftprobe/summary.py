@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -100,7 +101,9 @@ def recipes() -> dict[str, Path]:
 
 
 def copy_recipe(name: str, folder: Path) -> list[Path]:
-    """Copy a shipped study and its analysis into `folder`; existing files are not overwritten.
+    """Copy a shipped study and its analysis, with the files that this imports from its own folder, into `folder`.
+
+    Existing files are not overwritten.
 
     Raises
     ------
@@ -111,7 +114,9 @@ def copy_recipe(name: str, folder: Path) -> list[Path]:
     if name not in shipped:
         raise InputError.one(name, f"no shipped study '{name}'", nearest(name, shipped))
     analysis = Path(str(files("ftprobe_analysis"))) / f"{name}.py"
-    pairs = [(path, folder / path.name) for path in (shipped[name], analysis) if path.exists()]
+    beside = re.findall(r"^from \.(\w+) import", analysis.read_text("utf-8"), re.M) if analysis.exists() else []
+    sources = [shipped[name], analysis, *(analysis.with_name(f"{each}.py") for each in beside)]
+    pairs = [(path, folder / path.name) for path in sources if path.exists()]
     for _, target in pairs:
         if target.exists():
             raise InputError.one(str(target), "already there", "remove it or choose another folder")
