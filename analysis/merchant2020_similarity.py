@@ -57,7 +57,7 @@ def figure2(records: pl.LazyFrame) -> Chart:
     """RSA to the pre-trained model on Wikipedia by layer, one line a tuning task."""
     points = _similarity_points(_whole(records, ("rsa",), WIKIPEDIA), *_NO_WIKIPEDIA)
     return layer_curves(
-        points.with_columns(line=pl.format("{} (n = {})", "state", "n")),
+        points.with_columns(line=pl.format("{} (n = {})", "state", _n_seeds("panel", "state"))),
         title="Merchant 2020, Figure 2: RSA to the pre-trained model on Wikipedia (mean ± sd over tuning seeds)",
         y=Field("mean", "RSA (Pearson r)"),
         color=Field("line", "fine-tuned on"),
@@ -72,7 +72,7 @@ def figure5(records: pl.LazyFrame) -> Chart:
     several = [curve for curve in _whole(records, ("rsa",)) if curve.of["domain"] is not None]
     points = _similarity_points(several, *_NO_DOMAINS)
     return layer_curves(
-        points.with_columns(panel=pl.format("{}, {}", "model", "state")),
+        points.with_columns(panel=pl.format("{}, {} (n = {})", "model", "state", _n_seeds("model", "state"))),
         title="Merchant 2020, Figure 5: RSA to the pre-trained model by text (mean ± sd over tuning seeds)",
         y=Field("mean", "RSA (Pearson r)"),
         color=Field("text", "text"),
@@ -81,6 +81,12 @@ def figure5(records: pl.LazyFrame) -> Chart:
         width=280,
         height=240,
     )
+
+
+def _n_seeds(*group: str) -> pl.Expr:
+    """How many seeds the points of a group have: `3`, or `1 to 3`."""
+    least, most = (getattr(pl.col("n"), end)().over(group) for end in ("min", "max"))
+    return pl.when(least == most).then(pl.format("{}", most)).otherwise(pl.format("{} to {}", least, most))
 
 
 def similarity(records: pl.LazyFrame) -> Table:
@@ -165,7 +171,8 @@ def claims(records: pl.LazyFrame) -> Table:
     rows = []
     for claim, cells in claim_cells(records).items():
         whole = {"claim": claim, "statement": STATEMENTS[claim], "cell": "all", "verdict": verdict(cells)}
-        rows.append({**whole, "effect": f"{sum(cell.holds for cell in cells)} of {len(cells)} hold"})
+        held = f"{sum(cell.holds for cell in cells)} of {len(cells)} hold" if cells else None
+        rows.append({**whole, "effect": held})
         rows += [{**_printed(cell), "claim": claim, "statement": STATEMENTS[claim]} for cell in cells]
     long = pl.DataFrame(rows).unpivot(index=["claim", "statement", "cell"], variable_name="column", value_name="text")
     return layout(

@@ -1,12 +1,12 @@
 """RSA, CKA and PWCCA of two model states beside numpy on the N x N matrices: CPU time, peak memory, difference.
 
-    python benchmarks/similarity.py [--items 5000] [--layers 7] [--dim 384] [--threads 1] [--extraction]
+    python benchmarks/similarity.py [--items 5000] [--layers 7] [--dim 384] [--threads 1] [--texts 900]
 
 The states are random, the second a noisy map of the first, in float16 as the store keeps them. `direct` is the
 definition written out: normalised rows, the N x N cosines and Pearson's r of their upper triangles; both centred N x N
-kernels and their cosine; for PWCCA the QR of both sides. Each way runs in a process of its own, and the memory is its
-peak above what it held before. `--extraction` also times the whole comparison of two states of MiniLM, as a study runs
-it: the same N sub-words of the built-in grammar's sentences in one draw.
+kernels and their cosine; for PWCCA the QR of both sides. Each way runs in a process of its own; its memory is the peak
+of what numpy allocates for one layer. With `--texts` the whole comparison of two states of MiniLM is timed too, as a
+study runs it: N sub-words, one draw, of so many sentences of the built-in grammar.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import importlib.util
 import resource
 import time
+import tracemalloc
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
@@ -80,16 +81,15 @@ def measured(job: tuple[str, str, int, int, int, int]) -> Run:
         )
         measure(*sides(300, dim, 0))
         inputs = [sides(n, dim, layer) for layer in range(layers)]
-        before, cpu = peak_mb(), time.process_time()
+        cpu = time.process_time()
         values = [measure(X, Y) for X, Y in inputs]
-        return Run(values, time.process_time() - cpu, peak_mb() - before)
+        cpu = time.process_time() - cpu
+        tracemalloc.start()
+        measure(*inputs[0])
+        return Run(values, cpu, tracemalloc.get_traced_memory()[1] / 2**20)
 
 
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def comparison(n: int, threads: int) -> None:
+def comparison(n: int, n_texts: int, threads: int) -> None:
     """The whole comparison: both states of MiniLM read the text, then RSA of every layer."""
     import torch
 
@@ -116,7 +116,7 @@ def comparison(n: int, threads: int) -> None:
         outcome = run(
             options,
             corpus,
-            range(len(corpus.sentences)),
+            range(min(n_texts, len(corpus.sentences))),
             States(lambda: states[0], lambda: states[1]),
             seed=0,
             device="cpu",
@@ -127,17 +127,17 @@ def comparison(n: int, threads: int) -> None:
     layers = len(outcome.measurements)
     # The first report comes after the first layer: the others are all solving.
     rsa_s = (solved[-1] - solved[1]) * layers / (layers - 1)
-    print(
-        f"\ntwo states of MiniLM, {layers} layers, n = {outcome.measurements[0].n_items}, {len(corpus.sentences)} texts"
-    )
-    print(f"  cpu {whole:.2f} s, of which RSA with its 50 blocks {rsa_s:.2f} s; peak of the process {peak_mb():.0f} MB")
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    n, n_texts = outcome.measurements[0].n_items, int(str(outcome.facts["n_texts"]))
+    print(f"\ntwo states of MiniLM, {layers} layers, n = {n}, {n_texts} texts")
+    print(f"  cpu {whole:.2f} s, of which RSA with its 50 blocks {rsa_s:.2f} s; peak of the process {peak_mb:.0f} MB")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("items", 5000), ("layers", 7), ("dim", 384), ("threads", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--extraction", action="store_true")
+    parser.add_argument("--texts", type=int)
     given = parser.parse_args()
     print(f"N = {given.items}, {given.layers} layers of {given.dim}, {given.threads} threads")
     for name in ("rsa", "cka", "pwcca"):
@@ -149,10 +149,10 @@ def main() -> None:
             print(f"  {name:6} {way:8} cpu {found[way].cpu_s:8.2f} s   peak {found[way].peak_mb:8.0f} MB")
         own, other = found["ftprobe"], found["direct"]
         off = np.abs(np.subtract(own.values, other.values)).max()
-        print(f"  {name:6} ratio    cpu {other.cpu_s / own.cpu_s:8.1f}     peak {other.peak_mb / max(own.peak_mb, 1):8.1f}"
-              f"      largest difference {off:.1e}")  # fmt: skip
-    if given.extraction:
-        comparison(given.items, given.threads)
+        cpu, peak = other.cpu_s / own.cpu_s, other.peak_mb / own.peak_mb
+        print(f"  {name:6} ratio    cpu {cpu:8.1f}     peak {peak:8.1f}      largest difference {off:.1e}")
+    if given.texts:
+        comparison(given.items, given.texts, given.threads)
 
 
 if __name__ == "__main__":

@@ -100,11 +100,11 @@ def test_figure2_is_rsa_on_wikipedia(report: Report, records: pl.DataFrame) -> N
 def test_figure5_has_a_panel_a_model_and_a_line_a_text(report: Report, records: pl.DataFrame) -> None:
     points = drawn(report, "figure5", records)
     panels = {(row["panel"], row["text"], row["domain"]) for row in points}
-    assert ("bert, MNLI", "mnli", "in") in panels
-    assert ("bert, MNLI", "squad", "out") in panels
-    assert ("bert, SQuAD", "squad", "in") in panels
+    assert ("bert, MNLI (n = 3)", "mnli", "in") in panels
+    assert ("bert, MNLI (n = 3)", "squad", "out") in panels
+    assert ("bert, SQuAD (n = 3)", "squad", "in") in panels
     assert len(panels) == 9
-    means = {row["text"]: row["mean"] for row in points if (row["panel"], row["layer"]) == ("bert, SQuAD", 12)}
+    means = {row["text"]: row["mean"] for row in points if (row["panel"], row["layer"]) == ("bert, SQuAD (n = 3)", 12)}
     assert means == {name: pytest.approx(rsa("squad", name, 12, 1)) for name in ("wikitext2", "mnli", "squad")}
 
 
