@@ -1,23 +1,25 @@
-"""Zhou and Srikumar 2022: its Tables 2 to 7 as far as probes give them, and selectivity, beside the published numbers.
+"""Zhou and Srikumar 2022: its Tables 2 to 7, what fine-tuning moves at each layer, and selectivity.
 
-Published numbers stand beside a model of the study that is the paper's: by its checkpoint where the records name it
-(`detail.checkpoint`), else by its alias, `tiny`, `mini`, `small`, `medium` or `base`. The paper's tasks are `upos`
-(POS), `dep`, `ps_fxn`, `ps_role` and `trec_50`. Clusters, distances and similarities are published only: no study
-measures them yet. Table 1, the sizes of the models, is not made: records do not name heads and parameters.
+Figures 2 to 10 and the claims are in files of their own. Published numbers stand beside a model of the study that is
+the paper's: by its checkpoint where the records name it (`detail.checkpoint`), else by its alias, `tiny`, `mini`,
+`small`, `medium` or `base`. The paper's tasks are `upos` (POS), `dep`, `ps_fxn`, `ps_role` and `trec_50`. Table 1, the
+sizes of the models, is not made: records do not name heads and parameters.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import polars as pl
 
-from ftprobe import frames, generic
+from ftprobe import frames, generic, movement, shifts
 from ftprobe.published.beside import SOURCES, beside, paper_models, printed, size_text
 from ftprobe.report import Report
 from ftprobe.tables import Table, agreed, layout
 
+from .zhou2022_claims import claim_cells, claims
 from .zhou2022_figures import FIGURES
 
 PAPER = "zhou2022"
@@ -45,42 +47,62 @@ MEASURES = {
     "is_linear": "linear",
     "train_test_similarity": "similarity",
 }
-"""The columns of the paper's tables: of records only the first three, the rest published only."""
+"""The columns of the paper's tables."""
+GEOMETRY = {
+    "n_clusters": "num_clusters",
+    "is_linear": "is_linear",
+    "spatial_similarity": "train_test_similarity",
+    "n_inc": "num_labels_min_distance_increased",
+    "n_dec": "num_labels_min_distance_decreased",
+    "mean_inc": "mean_min_distance_change",
+}
+"""What records call those of them that are of label geometry."""
+INCREASES = ("num_labels_min_distance_increased", "num_labels_min_distance_decreased", "mean_min_distance_change")
+MOVED = {
+    "n_inc": "increased",
+    "n_dec": "decreased",
+    "mean_inc": "mean increase",
+    "spatial_similarity": "r to pre-trained",
+    "shift_norm": "shift",
+    "shift_cosine": "cosine of shifts",
+    "shift_pc1": "first component",
+}
+"""The columns of the table of movement."""
+COUNTS = ("n_clusters", "n_inc", "n_dec")
 PARTS = {"train": "training", "test": "test", "labels": "labels"}
 SELECTIVITY = {"accuracy": "accuracy", "control_accuracy": "control accuracy", "selectivity": "selectivity"}
 NO_PROBE = "add `probe: {kind: mlp}` to the study and run it"
+NO_GEOMETRY = "probe with `{kind: clusters}` before and after fine-tuning, and run the study"
 _SOMETIMES = ("head_pooling", "pooling", "variant", "corpus", "config", "runs")
 _STATE = ("study", "model", "ft_task", "variant", "head_pooling", "method", "task", "corpus", "pooling", "config")
 _ALIKE = (
     (pl.col("runs") == "all")
     & pl.col("variant").is_in(["pretrained", "finetuned"])
-    & (pl.col("head_pooling").fill_null("cls") == "cls")
+    & ((pl.col("ft_task") != "trec50") | (pl.col("head_pooling").fill_null("cls") == "cls"))
     & (pl.col("pooling") == pl.when(pl.col("task") == "trec50").then(pl.lit("cls")).otherwise(pl.lit("mean")))
 )
 
 
 def scores(records: pl.LazyFrame, *, number: int, what: str, of: Mapping[str, str]) -> Table:
-    """The MLP probe on the last layer (Tables 2 to 5 and 7): `of` names the one model or task that a table shows.
+    """Probes of the last layer (Tables 2 to 5 and 7): `of` names the one model or task that a table shows.
 
-    Table 7 has all columns of ours, the others the accuracy.
+    Each table has the columns that the paper's has.
     """
     models = paper_models(records, CHECKPOINTS)
-    chosen = _last_layer(records).filter(_shown(of, models) | (pl.col("method") != "mlp"))
-    own = frames.require(frames.with_and_without_collapsed(chosen, _measured), f"MLP probes of {what}", NO_PROBE)
+    chosen = _last_layer(records).filter(_shown(of, models) | (pl.col("method") == "finetune"))
+    published = _published(number)
+    shown = pl.col("measure").is_in(published["measure"].unique().to_list())
+    found = frames.with_and_without_collapsed(chosen, _measured).filter(shown)
+    own = frames.require(found, f"MLP probes or clusters of {what}", f"{NO_PROBE}, or `{{kind: clusters}}`")
     own = own.with_columns(pl.col("task", "ft_task").replace(NAMES).fill_null("none"))
-    own = own if number == 7 else own.filter(pl.col("measure") == "accuracy")
     cells, rows = generic.arranged(own, ("model", "task", "ft_task"), _SOMETIMES, ("measure",))
     rows = {name: rows[name] for name in ("model", "task", "ft_task", *rows)}
-    cells = beside(cells, _published(number), rows, ("measure",), models=models, alike=_ALIKE)
+    cells = beside(cells, published, rows, ("measure",), models=models, alike=_ALIKE)
     label = pl.col("ft_task").replace(TUNED)
     return layout(
         cells.with_columns(pl.col("measure").replace(MEASURES), pl.col("task").replace(TASKS), ft_task=label),
         title=f"Zhou 2022, Table {number}: {what}",
-        caption=f"MLP probes of the last layer ({_depths(chosen)}), test accuracy: mean of the initialisations"
-        + _SPREAD * (number == 7)
-        + ". Numbers of clusters, linearity, distances and similarity are published only."
-        + _MISPRINT * (number == 2)
-        + _notes(chosen),
+        caption=_caption(chosen, number, own["measure"].unique().to_list()),
         rows=rows,
         columns=["measure", "source"],
         order={
@@ -94,6 +116,23 @@ def scores(records: pl.LazyFrame, *, number: int, what: str, of: Mapping[str, st
     )
 
 
+def _caption(chosen: pl.LazyFrame, number: int, measures: Sequence[str]) -> str:
+    geometry = [measure for measure in measures if measure in GEOMETRY.values()]
+    return (
+        f"Last layer ({_depths(chosen)}). Accuracy: MLP probes, test, mean of the initialisations"
+        + _SPREAD * (number == 7)
+        + "."
+        + " Clusters and linearity: training items; in brackets how many seeds, where they differ."
+        * bool({"num_clusters", "is_linear"} & set(geometry))
+        + " Similarity: Pearson's r of the distances of labels, training to test items; of seeds that are linear only."
+        * ("train_test_similarity" in geometry)
+        + " Increased, decreased: labels by their minimum distance, against the pre-trained model; training items."
+        * bool(set(INCREASES) & set(geometry))
+        + _MISPRINT * (number == 2)
+        + _notes(chosen)
+    )
+
+
 def _shown(of: Mapping[str, str], models: Mapping[str, str | None]) -> pl.Expr:
     """Whether a probe is of the paper's model or task that is named; of every one where none is."""
     if "task" in of:
@@ -104,13 +143,14 @@ def _shown(of: Mapping[str, str], models: Mapping[str, str | None]) -> pl.Expr:
 
 
 def _last_layer(records: pl.LazyFrame) -> pl.LazyFrame:
-    """Rows of MLP probes of the highest layer that the study has of a model, and the scores of fine-tuning."""
+    """Rows of probes of the highest layer that the study has of a model, and the scores of fine-tuning."""
     last = pl.col("layer") == pl.col("layer").max().over("study", "model")
-    return records.filter((last & (pl.col("method") == "mlp")).fill_null(False) | (pl.col("method") == "finetune"))
+    probed = pl.col("method").is_in(["mlp", "clusters"])
+    return frames.final_states(records).filter((last & probed).fill_null(False) | (pl.col("method") == "finetune"))
 
 
 def _measured(rows: pl.LazyFrame) -> pl.LazyFrame:
-    """Accuracy, its sd over initialisations and the best sizes, one row a model state and task."""
+    """Accuracy, its sd over initialisations, the best sizes and the geometry, one row a model state and task."""
     probes = frames.measured(rows).filter(pl.col("method") == "mlp")
     accuracy = probes.filter(pl.col("metric") == "accuracy")
     summary = frames.in_print_units(frames.over_seeds(accuracy)).with_columns(measure=pl.lit("accuracy"))
@@ -118,9 +158,95 @@ def _measured(rows: pl.LazyFrame) -> pl.LazyFrame:
     once = accuracy.unique([*_STATE, "ft_seed", "trial", "probe_seed"])
     spread = once.group_by(*_STATE, "ft_seed", "trial").agg(pl.col("value").std(ddof=1), pl.col("unit").first())
     spread = frames.in_print_units(frames.over_seeds(spread, interval=False)).drop("sd")
-    parts = [summary, spread.with_columns(measure=pl.lit("std")), _best_sizes(probes)]
+    parts = [summary, spread.with_columns(measure=pl.lit("std")), _best_sizes(probes), _geometry(rows)]
     shown = [*_STATE, "measure", "mean", "sd", "n", "low", "high", "text"]
     return pl.concat([part.collect() for part in parts], how="diagonal_relaxed").select(shown).lazy()
+
+
+def _geometry(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Clusters, linearity, similarity and increases of one layer over seeds; what seeds do not share is in the text."""
+    own = frames.measured(rows).filter(
+        pl.col("method") == "clusters",
+        ((pl.col("split") == "train") & pl.col("metric").is_in(["n_clusters", "is_linear"]))
+        | ((pl.col("split") == "test") & (pl.col("metric") == "spatial_similarity")),
+    )
+    risen = movement.increases(rows.filter((pl.col("split") == "train") | (pl.col("method") == "finetune")))
+    of = [*_STATE, "ft_seed", "metric", "value"]
+    summary = _over_seeds(pl.concat([own.select(of), risen.select(of)]), [*_STATE, "metric"])
+    return summary.with_columns(measure=pl.col("metric").replace(GEOMETRY)).drop("metric").lazy()
+
+
+def _over_seeds(rows: pl.LazyFrame, by: Sequence[str]) -> pl.DataFrame:
+    """Mean, sd and n over tuning seeds, and as text what these do not say (`seed_text`)."""
+    # Two names of one trial give its rows twice.
+    runs = rows.unique([*by, "ft_seed"]).group_by(by).agg(pl.col("value").sort_by("ft_seed")).collect()
+    value, n = pl.col("value").list, pl.col("value").list.drop_nulls().list.len()
+    texts = [seed_text(metric, values) for metric, values in runs.select("metric", "value").rows()]
+    text = pl.Series(texts, dtype=pl.String)
+    return runs.with_columns(mean=value.mean(), sd=value.std(ddof=1), n=n, text=text).drop("value")
+
+
+def seed_text(metric: str, values: Sequence[float | None]) -> str | None:
+    """What seeds say of the geometry of a state: counts without decimals where they agree, and who is undefined.
+
+    >>> seed_text("n_clusters", [46.0, 46.0]), seed_text("n_clusters", [46.0, 49.0]), seed_text("is_linear", [1, 0, 1])
+    ('46', '47.5 ± 2.1', 'Y (2), N (1)')
+    >>> seed_text("spatial_similarity", [0.7, None, 0.8]), seed_text("spatial_similarity", [0.7, 0.8])
+    ('0.75 ± 0.07 (n = 2 of 3)', None)
+    """
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    if metric == "is_linear":
+        return agreed(["Y" if value else "N" for value in known])
+    digits = 1 if metric in COUNTS else 2
+    mean = f"{statistics.fmean(known):,.{digits}f}"
+    if metric in COUNTS and len(set(known)) == 1:
+        mean = f"{known[0]:,.0f}"
+    elif len(known) > 1:
+        mean += f" ± {statistics.stdev(known):,.{digits}f}"
+    if len(known) < len(values):
+        return f"{mean} (n = {len(known)} of {len(values)})"
+    return mean if metric in COUNTS else None
+
+
+def moved(records: pl.LazyFrame) -> Table:
+    """How far fine-tuning moved the labels, layer by layer: the numbers behind Figures 2 to 10 and Table 5."""
+    final = frames.final_states(records).filter((pl.col("split") == "train") | (pl.col("method") == "finetune"))
+
+    def summary(rows: pl.LazyFrame) -> pl.LazyFrame:
+        parts = [
+            movement.increases(rows),
+            movement.similarity_to_pretrained(rows),
+            shifts.shift_summaries(rows).lazy(),
+        ]
+        by = [*_STATE, "layer", "metric"]
+        return _over_seeds(pl.concat([part.select(*by, "ft_seed", "value") for part in parts]), by).lazy()
+
+    found = frames.with_and_without_collapsed(final, summary)
+    own = frames.require(found, "label geometry before and after fine-tuning", NO_GEOMETRY)
+    own = own.with_columns(pl.col("task", "ft_task").replace(NAMES))
+    heads = ("model", "task", "ft_task", "layer")
+    cells, rows = generic.arranged(own, heads[:3], _SOMETIMES, ("metric", "layer"))
+    return layout(
+        cells.with_columns(
+            pl.col("metric").replace(MOVED), pl.col("task").replace(TASKS), pl.col("ft_task").replace(TUNED)
+        ),
+        title="Movement of the labels in fine-tuning, by layer",
+        caption="Training items, against the pre-trained model. Increased, decreased: labels by their minimum "
+        "distance; r: of all distances of labels, where both states are linear; shift: mean length of the way of a "
+        "label's centroid; cosine: mean over pairs of these shifts; first component: its share of their variance."
+        + generic.collapse_note(records),
+        rows={**{name: rows.get(name, name) for name in heads}, **rows},
+        columns=["metric"],
+        order={
+            "model": tuple(CHECKPOINTS),
+            "task": tuple(TASKS.values()),
+            "ft_task": tuple(TUNED.values()),
+            "layer": [str(layer) for layer in sorted(set(cells["layer"].to_list()))],
+            "metric": tuple(MOVED.values()),
+        },
+    )
 
 
 def _best_sizes(probes: pl.LazyFrame) -> pl.LazyFrame:
@@ -210,14 +336,15 @@ def selectivity(records: pl.LazyFrame) -> Table:
 
 def _depths(records: pl.LazyFrame) -> str:
     """Which layer is a model's last: `minilm 6`."""
-    found = records.filter(pl.col("method") == "mlp").group_by("model").agg(pl.col("layer").max()).sort("model")
+    found = records.filter(pl.col("layer").is_not_null()).group_by("model").agg(pl.col("layer").max()).sort("model")
     return ", ".join(f"{model} {layer}" for model, layer in found.collect().rows())
 
 
 def _notes(records: pl.LazyFrame) -> str:
     """What every caption says: collapsed runs, and the setting of the probes."""
-    accuracy = frames.probe_scores(records).filter(pl.col("method") == "mlp")
-    return f"{generic.collapse_note(records)}{generic.probe_note(accuracy)}"
+    told = pl.col("metric").is_in(["accuracy", "n_clusters"])
+    probes = records.filter(pl.col("method").is_in(["mlp", "clusters"]), told)
+    return f"{generic.collapse_note(records)}{generic.probe_note(probes)}"
 
 
 _SPREAD = (
@@ -236,6 +363,9 @@ TABLES: dict[str, Callable[[pl.LazyFrame], Table]] = {
     **{f"table{number}": partial(scores, number=number, what=what, of=of) for number, what, of in _EXCERPTS},
     "table6": table6,
     "selectivity": selectivity,
+    "movement": moved,
+    "claims": claims,
+    "claim_cells": claim_cells,
     "finetune": generic.finetune,
 }
 REPORT = Report(

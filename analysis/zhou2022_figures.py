@@ -20,6 +20,7 @@ WITHOUT_TREC = tuple(task for task in TASKS if task != "trec_50")
 NO_CLUSTERS = "probe with `{kind: clusters}` before and after fine-tuning on the probed task, and run the study"
 _WAY = f"{NO_CLUSTERS}; fine-tune with `snapshots` for the states on the way"
 _SETTING = ("variant", "head_pooling", "corpus", "pooling", "config")
+_SAME = ("study", "model", "corpus", "pooling", "config")
 _MANY = 7  # layers beyond which every second one is shown, where the paper does so
 
 
@@ -67,12 +68,12 @@ def closest(records: pl.LazyFrame, *, task: str, how: movement.Closest = "smalle
     what = f"distances of the labels of {TASKS.get(task, task)} before fine-tuning"
     pairs = frames.require(frames.measured(start).with_columns(label=label), what, NO_CLUSTERS)
     parts = []
-    for (model,), group in pairs.group_by("model", maintain_order=True):
+    for key, group in pairs.group_by(_SAME, maintain_order=True):
         ends = [group["layer"].min(), group["layer"].max()]
         labels = movement.closest_labels(group.filter(pl.col("layer") == ends[1]), closest=how)
-        # Without the distances, which are most of the rows and not needed any more.
-        few = own.filter(pl.col("model") == model, pl.col("layer").is_in(ends) | (pl.col("method") == "finetune"))
-        parts.append(shifts.centroid_paths(few.filter(pl.col("metric") != "hull_distance"), labels))
+        same = pl.all_horizontal(pl.col(name).eq_missing(value) for name, value in zip(_SAME, key, strict=True))
+        few = (pl.col("metric") == "centroid") & pl.col("layer").is_in(ends) & same
+        parts.append(shifts.centroid_paths(own.filter(few | (pl.col("method") == "finetune")), labels))
     what = f"centroids of the labels of {TASKS.get(task, task)} on the way"
     points = _paneled(frames.require(pl.concat(parts).lazy(), what, _WAY), ("label", "update"), ("model", "layer"))
     return paths(
@@ -90,11 +91,16 @@ def closest(records: pl.LazyFrame, *, task: str, how: movement.Closest = "smalle
 def similarity(records: pl.LazyFrame) -> Chart:
     """Spatial similarity of each layer to its pre-trained self, over updates (Figure 4)."""
     rows = movement.similarity_to_pretrained(_clusters(records, WITHOUT_TREC)).filter(pl.col("update") > 0)
-    defined = rows.drop("reason", "epoch").unique([*_PANEL, "layer", "ft_seed", "update"], maintain_order=True)
-    start = defined.unique([*_PANEL, "layer", "ft_seed"], maintain_order=True)
-    start = start.with_columns(update=pl.lit(0, pl.Int64), value=pl.lit(1.0), status=pl.lit("ok"))
-    summary = frames.over_seeds(pl.concat([start, defined]).drop("final"), interval=False)
-    points = _paneled(frames.require(_alternate(summary), "distances of labels on the way", _WAY), ("layer", "update"))
+    run = [*_PANEL, "layer", "ft_seed"]
+    later = rows.select(*run, "update", "value").unique([*run, "update"], keep="first", maintain_order=True)
+    # At the start r is 1, where there is an r at all.
+    start = later.group_by(run).agg(value=pl.when(pl.col("value").is_not_null().any()).then(1.0))
+    start = start.with_columns(update=pl.lit(0, pl.Int64)).select(later.collect_schema().names())
+    summary = frames.over_seeds(pl.concat([start, later]), interval=False)
+    linear = _alternate(summary).filter(pl.col("mean").is_not_null().any())
+    points = _paneled(
+        frames.require(linear, "distances of labels in states that are linear", _WAY), ("layer", "update")
+    )
     return layer_curves(
         points.sort(*_FIRST, "panel", "layer", "update"),
         title=f"Zhou 2022, Figure 4: similarity of label distances to the pre-trained model's ({_seeds(points)})",

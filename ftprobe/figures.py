@@ -324,12 +324,9 @@ def _each(
     draw: Callable[[pl.DataFrame, str], Any],
 ) -> Chart:
     """`draw` of each panel's own rows and heading, the panels of a `row` side by side."""
-    lines = []
+    fields, lines = [field for field in (row, column) if field is not None], []
     for across in _parts(frame, row):
-        shown = []
-        for down in _parts(across, column):
-            names = [str(down[field.name][0]) for field in (row, column) if field is not None]
-            shown.append(draw(down, ": ".join(names)))
+        shown = [draw(own, ": ".join(str(own[each.name][0]) for each in fields)) for own in _parts(across, column)]
         lines.append(alt.hconcat(*shown).resolve_scale(color="independent", strokeDash="shared"))
     return _finished(alt.vconcat(*lines).resolve_scale(color="independent", strokeDash="shared"), title)
 

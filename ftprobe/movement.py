@@ -107,21 +107,22 @@ def similarity_to_pretrained(records: pl.LazyFrame) -> pl.LazyFrame:
     """Spatial similarity of every tuned state to the pre-trained one: Pearson's r of the distances of the labels that
     both have (METHODS 7.2; Zhou and Srikumar 2022, section 4.5).
 
+    A state in which labels overlap has a distance vector only where the probe was told `nonlinear: cluster_mean`.
+
     Returns
     -------
     polars.LazyFrame
         `STATE`, `PLACE`, `metric` (`spatial_similarity`), `value`, `unit` (`r`), `n_items` (pairs of labels), `status`
-        and `reason`. `undefined` with a null value: a state in which two labels overlap, which is not linear; fewer
-        than 3 pairs; distances that are all the same.
+        and `reason`. `undefined` with a null value: a state that is not linear and has no vector; fewer than 3 pairs;
+        distances that are all the same.
     """
-    ends = [pl.col("value"), pl.col("baseline")]
-    rows = compared(records, "hull_distance").group_by([*STATE, *PLACE], maintain_order=True)
-    found = rows.agg(
-        r=pl.corr("value", "baseline"),
-        n_items=pl.len().cast(pl.Int64),
-        overlap=pl.any_horizontal((each.is_null() | (each <= 0)).any() for each in ends),
-        constant=pl.any_horizontal(each.min() == each.max() for each in ends),
-    )
+    rows = compared(records, "hull_distance")
+    with_means = pl.col("config").str.contains('"cluster_mean"', literal=True).fill_null(False)
+    parts = [
+        _correlated(rows.filter(~with_means), pl.col("value"), pl.col("baseline")),
+        _correlated(rows.filter(with_means), _vector("value", "detail"), _vector("baseline", "baseline_detail")),
+    ]
+    found = pl.concat(parts)
     reason = (
         pl.when("overlap")
         .then(pl.lit("not linear"))
@@ -137,6 +138,24 @@ def similarity_to_pretrained(records: pl.LazyFrame) -> pl.LazyFrame:
         status=pl.when(pl.col("reason").is_null()).then(pl.lit("ok")).otherwise(pl.lit("undefined")),
     )
     return found.select(*STATE, *PLACE, "metric", "value", "unit", "n_items", "status", "reason")
+
+
+def _vector(value: str, detail: str) -> pl.Expr:
+    """Entries of a state's distance vector, its rows a group: where any has a mean over clusters, these alone."""
+    mean = pl.col(detail).str.json_path_match("$.cluster_mean").cast(pl.Float64)
+    return pl.when(mean.is_not_null().any()).then(mean).otherwise(pl.col(value))
+
+
+def _correlated(rows: pl.LazyFrame, v: pl.Expr, w: pl.Expr) -> pl.LazyFrame:
+    """Pearson's r of two vectors for each state, over the entries that both have, and what may be wrong with it."""
+    both = v.is_not_null() & w.is_not_null()
+    v, w = v.filter(both), w.filter(both)
+    return rows.group_by([*STATE, *PLACE], maintain_order=True).agg(
+        r=pl.corr(v, w),
+        n_items=both.sum().cast(pl.Int64),
+        overlap=pl.any_horizontal((v <= 0).any(), (w <= 0).any(), both.sum() == 0),
+        constant=pl.any_horizontal(v.min() == v.max(), w.min() == w.max()),
+    )
 
 
 def from_the_start(rows: pl.LazyFrame) -> pl.LazyFrame:

@@ -126,6 +126,13 @@ def test_shipped_recipes_are_listed_and_copied(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert {file.name for file in tmp_path.iterdir()} == {"mosbach2020.yaml", "mosbach2020.py"}
     assert ftprobe("cp", "mosbach2020", str(tmp_path)).returncode == 2
+    assert ftprobe("cp", "zhou2022", str(tmp_path / "two")).returncode == 0
+    assert {file.name for file in (tmp_path / "two").iterdir()} == {
+        "zhou2022.yaml",
+        "zhou2022.py",
+        "zhou2022_claims.py",
+        "zhou2022_figures.py",
+    }
     unknown = ftprobe("cp", "mosbach", str(tmp_path))
     assert unknown.returncode == 2
     assert "mosbach2020" in unknown.stderr

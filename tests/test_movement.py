@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import combinations
 from pathlib import Path
 
-import geometrylab as lab
 import numpy as np
+import pointlab as lab
 import polars as pl
 import pytest
-from geometrylab import Floats, Trial, geometry, state, training, written
+from pointlab import Floats, Trial, geometry, state, training, written
 
 from ftprobe import movement
 
@@ -110,6 +110,31 @@ def test_r_is_undefined_with_a_reason(start_KD: Floats, tuned_KD: Floats, reason
     ]
     found = movement.similarity_to_pretrained(written(tmp_path, trials)).collect()
     assert found.select("value", "status", "reason").rows() == [(None, "undefined", reason)]
+
+
+def test_means_over_clusters_are_the_vector_of_a_state_that_is_not_linear(tmp_path: Path) -> None:
+    config = {"probe": {"kind": "clusters", "nonlinear": "cluster_mean"}}
+    rng = np.random.default_rng(5)
+    means, pairs = {}, []
+    for row in geometry(overlapping(START_KD), LABELS, 1):
+        if row.metric == "hull_distance":
+            one, other = row.detail["labels"]
+            means[one, other] = rng.random() + 1
+            # A pair whose clusters are all too small has no mean.
+            given = {} if (one, other) == ("b.x", "z") else {"cluster_mean": means[one, other]}
+            row = row._replace(detail={**row.detail, **given})
+        pairs.append(row)
+    trials = [
+        Trial(state("pos", config=config), list(geometry(START_KD, LABELS, 1))),
+        Trial(state("pos", "pos", config=config), pairs),
+        Trial(state("pos", "pos", seed=1, config=config), list(geometry(START_KD, LABELS, 1))),
+    ]
+    found = movement.similarity_to_pretrained(written(tmp_path, trials)).sort("ft_seed").collect()
+    kept = [(i, j) for i, j in combinations(range(5), 2) if (LABELS[i], LABELS[j]) != ("b.x", "z")]
+    d_P = [np.linalg.norm(START_KD[i] - START_KD[j]) for i, j in kept]
+    r = np.corrcoef(d_P, [means[LABELS[i], LABELS[j]] for i, j in kept])[0, 1]
+    assert found["value"].to_list() == pytest.approx([r, 1.0])
+    assert found["n_items"].to_list() == [9, 10]
 
 
 def test_an_undefined_distance_is_no_change(tmp_path: Path) -> None:

@@ -64,6 +64,18 @@ def test_shipped_analyses_are_found_from_anywhere(tmp_path: Path, monkeypatch: p
     assert find_report("mosbach2020", tmp_path / "x.yaml").name == "mosbach2020"
 
 
+def test_an_analysis_of_two_files_is_read_anew_each_time(tmp_path: Path) -> None:
+    write(tmp_path / "a", "mine", "from .other import REPORT")
+    write(tmp_path / "b", "mine", "from .other import REPORT")
+    for folder, title in (("a", "first"), ("b", "second"), ("a", "changed and longer")):
+        text = f"from ftprobe.report import Report\nREPORT = Report('other', '{title}', dict(), dict())\n"
+        write(tmp_path / folder, "other", text)
+        assert find_report("mine", tmp_path / folder / "x.yaml").title == title
+    (tmp_path / "a" / "other.py").unlink()
+    with pytest.raises(InputError, match="ModuleNotFoundError"):
+        find_report("mine", tmp_path / "a" / "x.yaml")
+
+
 def test_generic_needs_no_file(tmp_path: Path) -> None:
     assert find_report("generic", tmp_path / "x.yaml") is GENERIC
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from geometrylab import Trial, geometry, state, training, written
+from pointlab import Trial, geometry, state, training, written
 from sklearn.decomposition import PCA
 
 from ftprobe.shifts import centroid_paths, label_shifts, mean_cosine, principal_plane, shift_summaries

@@ -28,7 +28,9 @@ TASKS = {"pos": "upos", "trec50": "trec_50"}  # what the paper's tasks are calle
 CORPORA = {"upos": "ud_pud", "dep": "ud_pud", "ps_role": "streusle", "ps_fxn": "streusle", "trec_50": "trec"}
 OFFSETS = (-0.01, 0.0, 0.01)  # of the tuning seeds: sd 1 point, mean unchanged
 INITIALISATIONS = (-2.0, -1.0, 0.0, 1.0, 2.0)  # sd sqrt(10 / 4) with ddof 1
-PUBLISHED_ONLY = ("clusters", "linear", "similarity")
+GEOMETRY = {"num_clusters": ("n_clusters", "train"), "is_linear": ("is_linear", "train")}
+GEOMETRY |= {"train_test_similarity": ("spatial_similarity", "test")}
+N_LABELS = 40  # of PS-fxn, in Table 5
 Row = dict[str, object]
 Made = Callable[[Iterator[Row]], pl.DataFrame]
 
@@ -91,6 +93,51 @@ def mlp_rows() -> Iterator[Row]:
             yield {**probe(alias, layer - 1, task, tuned, seed), "metric": "accuracy", "value": 0.0}
 
 
+def clusters(model: str, layer: int, task: str, tuned: str, seed: int) -> Row:
+    """What the rows of one clustering share."""
+    name = f"clusters-{model}-{task}-{tuned}-{seed}"
+    config = json.dumps({"probe": {"kind": "clusters"}})
+    own = {"method": "clusters", "trial": name, "config": config, "config_id": "clusters-config", "probe_seed": None}
+    return {**probe(model, layer, task, tuned, seed), **own}
+
+
+def clusters_rows() -> Iterator[Row]:
+    """Table 7; what is not linear there has an undefined similarity."""
+    printed = load("zhou2022").filter(pl.col("table") == "table7", pl.col("probe") == "directprobe")
+    for at in printed.rows(named=True):
+        alias, layer = MODELS[at["model"]]
+        task, tuned = (TASKS.get(at[name], at[name]) for name in ("probe_task", "finetune_task"))
+        metric, split = GEOMETRY[at["metric"]]
+        for seed, _ in planted(tuned):
+            shared = clusters(alias, layer, task, tuned, seed)
+            yield {**shared, "metric": metric, "value": at["number"], "split": split}
+            if metric == "is_linear" and not at["number"]:
+                undefined = {"metric": "spatial_similarity", "value": math.nan, "status": "undefined"}
+                yield {**shared, **undefined, "split": "test"}
+
+
+def cross_rows() -> Iterator[Row]:
+    """Table 5: PS-fxn after other tunings, and the minimum distances of its labels."""
+    printed = load("zhou2022").filter(pl.col("table") == "table5")
+    for (name,), group in printed.group_by("finetune_task", maintain_order=True):
+        tuned = TASKS.get(name, name)
+        numbers = dict(group.select("metric", "number").rows())
+        for seed, offset in planted(tuned):
+            if tuned not in ("none", "ps_fxn"):
+                value = numbers["accuracy"] / 100 + offset
+                yield {**probe("base", 12, "ps_fxn", tuned, seed), "metric": "accuracy", "value": value}
+            fewer = int(numbers.get("num_labels_min_distance_decreased", 0))
+            mean = numbers.get("mean_min_distance_change", 0.0)
+            for label in range(N_LABELS):
+                # Those that decrease by 0.5 each, or all by the mean; the rest make the mean what it is.
+                least = -0.5 if fewer < N_LABELS else mean
+                most = (mean * N_LABELS - fewer * least) / max(1, N_LABELS - fewer)
+                distance = {"metric": "min_distance", "split": "train", "unit": "euclidean"}
+                value = 9.0 + (least if label < fewer else most)
+                detail = json.dumps({"label": f"p.{label}"})
+                yield {**clusters("base", 12, "ps_fxn", tuned, seed), **distance, "value": value, "detail": detail}
+
+
 def control_rows() -> Iterator[Row]:
     for task in CORPORA:
         shared = probe("tiny", 2, task, "none", 0)
@@ -111,23 +158,30 @@ def corpus_rows() -> Iterator[Row]:
 
 @pytest.fixture(scope="module")
 def records(as_records: Made) -> pl.DataFrame:
-    return as_records(iter([*mlp_rows(), *control_rows(), *corpus_rows()])).sample(fraction=1, shuffle=True, seed=0)
+    rows = [*mlp_rows(), *clusters_rows(), *cross_rows(), *control_rows(), *corpus_rows()]
+    return as_records(iter(rows)).sample(fraction=1, shuffle=True, seed=0)
 
 
 def test_table7_is_the_published_one(report: Report, records: pl.DataFrame) -> None:
     values = report.tables["table7"](records.lazy()).values
     pairs = values.pivot("source", index=["model", "task", "ft_task", "measure"], values=["mean", "text"])
     numbers = pairs.filter(pl.col("measure").is_in(["accuracy", "sd of initialisations"]))
-    assert numbers.height == 5 * 5 * 2 * 2  # models, tasks, original and tuned, mean and sd
+    cross = numbers["mean_published"].is_null()  # Table 5 has tunings that Table 7 does not
+    assert (cross.sum(), numbers.height) == (2 * 2, 5 * 5 * 2 * 2 + 2 * 2)  # models, tasks, states, mean and sd
+    numbers = numbers.filter(~cross)
     assert numbers["mean_ours"].to_list() == pytest.approx(numbers["mean_published"].to_list(), abs=1e-9)
     sizes = pairs.filter(pl.col("measure") == "best size")
     assert sizes.height == 50
     assert sizes["text_ours"].to_list() == sizes["text_published"].to_list()
+    for measure, column, height in (("clusters", "text", 50), ("linear", "text", 50), ("similarity", "mean", 35)):
+        shown = pairs.filter(pl.col("measure") == measure, pl.col(f"{column}_published").is_not_null())
+        assert shown.height == height
+        ours, theirs = (shown[f"{column}_{source}"].to_list() for source in ("ours", "published"))
+        assert ours == (pytest.approx(theirs) if column == "mean" else theirs)
     ours = values.filter(pl.col("source") == "ours")
-    assert ours.filter(pl.col("measure").is_in(PUBLISHED_ONLY))["mean"].null_count() > 0
     tuned = ours.filter(pl.col("measure") == "accuracy", pl.col("ft_task") != "original")
     assert tuned["n"].unique().to_list() == [3]
-    assert tuned["sd"].to_list() == pytest.approx([1.0] * 25)
+    assert tuned["sd"].to_list() == pytest.approx([1.0] * 27)
 
 
 def test_table7_prints_like_the_paper(report: Report, records: pl.DataFrame) -> None:
@@ -151,9 +205,12 @@ def test_table7_prints_like_the_paper(report: Report, records: pl.DataFrame) -> 
     assert cell(table, ("base", "TREC-50", "TREC-50"), "best size / ours") == "(64, 32)"
     assert cell(table, ("tiny", "POS", "original"), "clusters / published") == "3,936"
     assert cell(table, ("tiny", "POS", "original"), "linear / published") == "N"
-    for name in PUBLISHED_ONLY:
-        assert set(table.frame[f"{name} / ours"]) <= {DASH, ""}
-    for said in ("base 12, medium 8, mini 4, small 4, tiny 2", "Probe: mlp", "Config: mlp-conf", "n = 1 to 3"):
+    assert cell(table, ("tiny", "POS", "original"), "clusters / ours") == "3,936"
+    assert cell(table, ("tiny", "POS", "POS"), "linear / ours") == "N"
+    assert cell(table, ("tiny", "POS", "POS"), "similarity / ours") == DASH
+    assert cell(table, ("small", "POS", "POS"), "similarity / ours") == "0.72 ± 0.00"
+    assert cell(table, ("small", "POS", "original"), "similarity / ours") == "0.96"
+    for said in ("base 12, medium 8, mini 4, small 4, tiny 2", "Probe: clusters, mlp", "mlp-conf", "n = 1 to 3"):
         assert said in table.caption
     assert "95 % bootstrap intervals" in table.caption
 
@@ -181,16 +238,59 @@ def test_excerpts_have_the_accuracies_of_table7(name: str, height: int, report: 
     assert sorted(off.rows()) == wrong
 
 
-def test_table5_is_of_one_task_after_any_tuning(report: Report, records: pl.DataFrame) -> None:
-    cross = records.filter(pl.col("task") == "ps_fxn", pl.col("ft_task") == "ps_fxn", pl.col("model") == "base")
-    cross = cross.with_columns(ft_task=pl.lit("upos"), value=pl.col("value") - 0.0634)
-    table = report.tables["table5"](pl.concat([records, cross]).lazy())
+def test_what_only_some_seeds_are_is_said(report: Report, records: pl.DataFrame) -> None:
+    """Of the third seed POS is not linear: no similarity, and more clusters."""
+    third = (pl.col("ft_seed") == 2) & (pl.col("task") == "upos") & (pl.col("model") == "small")
+    broken = {"n_clusters": 20.0, "is_linear": 0.0, "spatial_similarity": math.nan}
+    value = pl.col("value")
+    for metric, other in broken.items():
+        value = pl.when(third & (pl.col("metric") == metric)).then(other).otherwise(value)
+    table = report.tables["table7"](records.with_columns(value=value).lazy())
+    row = ("small", "POS", "POS")
+    assert cell(table, row, "linear / ours") == "Y (2), N (1)"
+    assert cell(table, row, "clusters / ours") == "18.0 ± 1.7"
+    assert cell(table, row, "similarity / ours") == "0.72 ± 0.00 (n = 2 of 3)"
+
+
+def test_table5_is_the_published_one(report: Report, records: pl.DataFrame) -> None:
+    table = report.tables["table5"](records.lazy())
+    assert [path[0] for path in table.columns[::2]] == ["accuracy", "increased", "decreased", "mean increase"]
+    pairs = table.values.filter(pl.col("model") == "base").pivot(
+        "source", index=["ft_task", "measure"], values=["mean", "text"]
+    )
+    pairs = pairs.filter(pl.col("mean_published").is_not_null())
+    assert pairs.height == 1 + 3 * 4  # the untuned model has an accuracy only
+    assert pairs["mean_ours"].to_list() == pytest.approx(pairs["mean_published"].to_list(), abs=1e-9)
+    assert pairs["text_ours"].to_list() == pairs["text_published"].to_list()
     assert cell(table, ("base", "PS-fxn", "POS"), "accuracy / ours") == "83.24 ± 1.00"
-    assert cell(table, ("base", "PS-fxn", "POS"), "accuracy / published") == "83.24"
-    assert cell(table, ("base", "PS-fxn", "POS"), "decreased / published") == "40"
-    assert cell(table, ("base", "PS-fxn", "PS-role"), "accuracy / ours") == DASH
-    assert cell(table, ("base", "PS-fxn", "PS-role"), "accuracy / published") == "88.53"
+    assert cell(table, ("base", "PS-fxn", "PS-role"), "decreased / ours") == "13"
+    assert cell(table, ("base", "PS-fxn", "PS-role"), "mean increase / ours") == "1.02 ± 0.00"
+    assert cell(table, ("tiny", "PS-fxn", "PS-fxn"), "increased / ours") == DASH
     assert cell(table, ("tiny", "PS-fxn", "PS-fxn"), "accuracy / published") == DASH
+
+
+def claim_cells(report: Report, records: pl.DataFrame) -> dict[str, list[float]]:
+    values = report.tables["claim_cells"](records.lazy()).values.filter(pl.col("column") == "effect")
+    return {claim: group["mean"].to_list() for (claim,), group in values.group_by("claim")}
+
+
+def test_claims_that_the_printed_tables_determine_hold_on_them(report: Report, records: pl.DataFrame) -> None:
+    printed = load("zhou2022").filter(pl.col("table") == "table7")
+    pairs = printed.pivot("condition", index=["model", "probe_task", "metric"], values="number")
+    both = pairs.filter(pl.col("metric") == "train_test_similarity").drop_nulls().height
+    crooked = pairs.filter(pl.col("metric") == "is_linear", pl.col("pretrained") == 0).height
+    effects = claim_cells(report, records)
+    found = {claim: len(cells) for claim, cells in effects.items()}
+    assert found == {"Z1": 25, "Z2": both, "Z3": crooked, "Z4": 1, "Z5": 3, "Z6": 3}
+    assert (both, crooked) == (16, 9)
+    for claim in ("Z2", "Z3", "Z5", "Z6"):
+        assert min(effects[claim]) > 0, claim
+    assert sum(effect > 0 for effect in effects["Z1"]) >= 0.8 * 25
+    table = report.tables["claims"](records.lazy())
+    assert cell(table, ("Z2",), "verdict") == "supported"
+    assert cell(table, ("Z5",), "verdict") == "supported"
+    assert cell(table, ("Z7",), "verdict") == "untested"
+    assert cell(table, ("Z3",), "holds in") == cell(table, ("Z3",), "cells") == "9"
 
 
 def test_table6_counts(report: Report, records: pl.DataFrame) -> None:
@@ -256,19 +356,18 @@ def test_without_mlp_probes_a_table_says_what_is_missing(report: Report, records
 
 def test_page(report: Report, records: pl.DataFrame) -> None:
     page = render_html(report, records.lazy(), "Zhou 2022")
-    assert page.count("Missing") == 1  # nothing is planted of fine-tuning
-    assert page.count("<h2>") == 8
+    assert page.count("Missing") == 10  # nothing is planted of fine-tuning, nor of states on the way
+    assert page.count("<h2>") == 20
 
 
 def test_the_shipped_study_is_that_of_the_paper() -> None:
     found = load_study(SWEEPS / "zhou2022.yaml")
-    assert {run.kind for run in found.probe} == {"mlp"}
-    assert {run.task for run in found.probe} == {"upos@ud_pud", "dep@ud_pud", "ps_fxn", "ps_role", "trec_50"}
+    mlp = [run for run in found.probe if run.kind == "mlp"]
+    assert {run.task for run in mlp} == {"upos@ud_pud", "dep@ud_pud", "ps_fxn", "ps_role", "trec_50"}
     assert {run.activation.pooling for run in found.probe if run.task != "trec_50"} == {"mean"}
     assert {run.activation.pooling for run in found.probe if run.task == "trec_50"} == {"cls"}
-    last = {"tiny": (2,), "base": (12,)}
-    assert {run.model: run.layers for run in found.probe} == last
-    (grid,) = {run.options for run in found.probe}
+    assert {run.model: run.layers for run in mlp} == {"tiny": (2,), "base": (12,)}
+    (grid,) = {run.options for run in mlp}
     options = grid.model_dump()
     assert len(options["hidden1"]) * len(options["hidden2"]) * len(options["alpha"]) == 128  # METHODS 4
     assert {run.options.epochs for run in found.finetune if run.model == "base"} == {3}
