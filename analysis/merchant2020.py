@@ -1,9 +1,11 @@
-"""Merchant et al. 2020: its Figures 3 and 4 and the scores of Appendix C, from records.
+"""Merchant et al. 2020: its Figures 2 to 5, what it claims of similarity, and the scores of Appendix C.
 
 Figure 3 is tuning with the lowest blocks frozen: x = -1 with nothing frozen, else the highest frozen block, counted
 from 0 (METHODS 1.3). Figure 4 is tuning of the lowest blocks alone. Both show each task's main score, the first that
 the task names: accuracy of MNLI, F1 of SQuAD, LAS of the parser. The paper prints none of these numbers in a table.
 `freeze: 0`, the embeddings alone, has no place in Figure 3; it stands in the table `frozen`.
+
+Figures 2 and 5 and the claims are in `merchant2020_similarity`.
 """
 
 from __future__ import annotations
@@ -21,17 +23,9 @@ from ftprobe.study import FinetuneOptions
 from ftprobe.tables import Table, layout
 from ftprobe.tasks import TASKS as KNOWN
 
+from .merchant2020_similarity import TASKS, claims, figure2, figure5, similarity
+
 PAPER = "merchant2020"
-TASKS = {
-    "mnli": "MNLI",
-    "squad": "SQuAD",
-    "ud_parsing": "Dep",
-    "cola": "CoLA",
-    "sst2": "SST-2",
-    "rte": "RTE",
-    "upos": "POS",
-}
-"""Tuning tasks: the paper's three first, in its order, then some that stand for them where a study has others."""
 METRICS = {"accuracy": "acc.", "mcc": "MCC", "f1": "F1", "em": "EM", "las": "LAS", "uas": "UAS"}
 MISMATCHED = "mismatched"
 PARTS = {"train": "training items", "test": "test items"}
@@ -217,11 +211,13 @@ TABLES: dict[str, Callable[[pl.LazyFrame], Table]] = {
     "appendix_c": appendix_c,
     "frozen": partial(cut_scores, cut="freeze"),
     "kept": partial(cut_scores, cut="truncate"),
+    "similarity": similarity,
+    "claims": claims,
 }
 REPORT = Report(
     name=PAPER,
-    title="Merchant et al. 2020, What Happens To BERT Embeddings During Fine-tuning? This study's Figures 3 and 4 and "
+    title="Merchant et al. 2020, What Happens To BERT Embeddings During Fine-tuning? This study's Figures 2 to 5 and "
     "the scores of its fine-tuned models.",
     tables=TABLES,
-    figures={"figure3": figure3, "figure4": figure4},
+    figures={"figure2": figure2, "figure3": figure3, "figure4": figure4, "figure5": figure5},
 )

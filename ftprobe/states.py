@@ -27,8 +27,16 @@ def load_state(store: Store, payload: Payload) -> Encoder:
 
 
 def states_of(store: Store, payload: Payload, *, masked_lm: bool) -> States:
-    """Loaders of the state that a comparison measures and of the pre-trained one."""
-    tuned = _tuned(payload["spec"])
+    """Loaders of the state that a comparison measures and of the one it is compared with."""
+    spec = payload["spec"]
+    if "against" in spec:
+        other = {**_part(payload, "against"), "where": payload["where"]["against"]}
+        return States(
+            base=lambda: load_state(store, other),
+            state=lambda: load_state(store, _part(payload, "state")),
+            against=",".join(f"{name}={value}" for name, value in spec["against"]["differs"].items()),
+        )
+    tuned = _tuned(spec)
     return States(
         base=lambda: _base(store, payload),
         state=(lambda: load_state(store, payload)) if tuned else None,
@@ -41,6 +49,7 @@ def moment_of(store: Store, payload: Payload) -> dict[str, Any]:
     spec = payload["spec"]
     if not payload["where"].get("moment"):
         return {}
+    spec = _part(payload, "state")["spec"] if "state" in spec else spec
     for stage, parent in zip(_stages(spec), spec["parents"], strict=False):
         if stage != "pretrain":
             manifest = store.manifest(stage, parent)
@@ -48,6 +57,11 @@ def moment_of(store: Store, payload: Payload) -> dict[str, Any]:
                 return {key: manifest[key] for key in ("update", "epoch")}
             return dict(manifest.get("moment", {}))
     return {}
+
+
+def _part(payload: Payload, name: str) -> dict[str, Any]:
+    """One of the two states of a comparison, as the payload of a trial that reads it alone."""
+    return {**payload, "spec": {"stage": payload["spec"]["stage"], **payload["spec"][name]}}
 
 
 def _stages(spec: Mapping[str, Any]) -> list[str]:

@@ -91,6 +91,7 @@ def layout(
     order: Mapping[str, Sequence[str]] | None = None,
     digits: int = 2,
     interval: Intervals = "none",
+    interval_note: str = "95 % bootstrap intervals over seeds",
 ) -> Table:
     """Arrange cells: one row for each combination of `rows`, one column for each of `columns`.
 
@@ -108,6 +109,8 @@ def layout(
         that are not named here.
     interval : {"none", "line", "column"}
         Where the 95 % intervals stand: nowhere, in a line below each row, in a column beside each column.
+    interval_note : str
+        What they are, for the caption.
 
     Raises
     ------
@@ -137,7 +140,7 @@ def layout(
     column_keys = _nested([column for _, column in places], tuple(columns), order or {})
     lines, paths = _arrange(row_keys, column_keys, texts, intervals, interval)
     names = [*rows.values(), *(" / ".join(path) for path in paths)]
-    shown = " In brackets: 95 % bootstrap intervals over seeds." if intervals and interval != "none" else ""
+    shown = f" In brackets: {interval_note}." if intervals and interval != "none" else ""
     frame = pl.DataFrame(lines, schema=dict.fromkeys(names, pl.String), orient="row")
     values = cells.select(*rows, *columns, *NUMBERS, "text")
     unused = [name for name in ("text", "low", "high", "sd", "n") if values[name].null_count() == len(values)]

@@ -22,16 +22,19 @@ class States(NamedTuple):
     Attributes
     ----------
     base
-        The pre-trained state.
+        The pre-trained state, or the one that the study compares with.
     state
         The state compared with it; None where the pre-trained one itself is measured.
     masked_lm
         The pre-trained state with its masked-LM head; None unless the comparison reads `masked_lm`.
+    against
+        What `base` is, for records: `pretrained`, or in what it differs from `state` (`seed=1`).
     """
 
     base: Callable[[], Encoder]
     state: Callable[[], Encoder] | None = None
     masked_lm: Callable[[], MaskedLM] | None = None
+    against: str = "pretrained"
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Comparison:
     items : int, optional
         How many texts of the split are sampled where the study does not say; without, all.
     pair : bool
-        Whether it says nothing of the pre-trained state by itself: then it is not asked about that.
+        Whether it is of two states alike, and says nothing of one by itself: then the study may name the other one.
     """
 
     kind: str

@@ -20,7 +20,9 @@ class SimilarityOptions(BaseModel):
     draws: Annotated[int, Field(ge=1)] = 3
     """Independent draws of the tokens, each a row: what is between them is an interval."""
     unit: Literal["subword", "word"] = "subword"
-    """`word`: the mean of its sub-words."""
+    """`word`: the mean of its sub-words, on text whose words are fixed; states with different tokenizers need it."""
+    pairs: Literal["whole", "apart"] = "whole"
+    """`whole`: "premise [SEP] hypothesis", "question [SEP] passage"; `apart`: each side as a text of its own."""
     special: Literal["exclude", "include"] = "exclude"
     """Whether special tokens are among the sub-words that may be drawn."""
     max_length: Annotated[int, Field(ge=4)] = 128

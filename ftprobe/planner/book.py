@@ -27,7 +27,7 @@ class Book:
         self.trials: dict[str, Trial] = {}
         self.labels: dict[tuple[str, str | None, str | None], Mapping[str, Any]] = {}
         self.grid_points = 0
-        self._names: dict[tuple[str | None, str | None], Mapping[str, Any]] = {}
+        self._names: dict[tuple[str | None, str | None, str | None], Mapping[str, Any]] = {}
 
     def trial(
         self,
@@ -50,9 +50,14 @@ class Book:
             self.trials[key] = Trial(key, stage, name, full, parents, group or key, where, own, cost)
         return self.trials[key]
 
-    def label(self, trial: str, model: str | None, variant: str | None = None) -> None:
-        """Give the rows of a trial the name of a model and variant when they are read; labels have no variant."""
-        if (model, variant) not in self._names:
+    def label(self, trial: str, model: str | None, variant: str | None = None, domain: str | None = None) -> None:
+        """Give the rows of a trial the name of a model and variant when they are read; labels have no variant.
+
+        `domain` is what the study says of the text of a comparison: another study may say otherwise of the same trial.
+        """
+        key = (model, variant, domain)
+        if key not in self._names:
             named = {"study": self.study.name, "paper": self.study.paper, "model": model}
-            self._names[model, variant] = named if variant is None else {**named, "variant": variant}
-        self.labels[trial, model, variant] = self._names[model, variant]
+            own = {name: value for name, value in (("variant", variant), ("domain", domain)) if value is not None}
+            self._names[key] = {**named, **own}
+        self.labels[trial, model, variant] = self._names[key]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ftprobe.compare import COMPARISONS
 from ftprobe.planner.book import Book
 from ftprobe.planner.comparing import plan_comparison
 from ftprobe.planner.plan import Plan
@@ -47,9 +46,7 @@ def make_plan(
         plan_probe(run, texts[run.task], wanted, study, book, extractions)
     for comparison in study.compare:
         wanted = _wanted(comparison, states)
-        if COMPARISONS[comparison.kind].pair:
-            wanted = [state for state in wanted if state.trial is not None]
-        plan_comparison(comparison, texts[comparison.corpus], wanted, study, book, offline=offline)
+        plan_comparison(comparison, resolved, wanted, states, study, book, offline=offline)
     for text in texts.values():
         book.label(text.labels, None)
     planned = Plan(

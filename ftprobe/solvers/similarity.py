@@ -53,7 +53,7 @@ def rsa(X_ND: Matrix, Y_NE: Matrix) -> float:
     products, dots, spread = (np.zeros(3) for _ in range(3))
     grams = [np.zeros((len(a), len(b))) for a, b in ((m_D, m_D), (k_E, k_E), (m_D, k_E))]
     for rows in _row_blocks(kept):
-        d_BD, e_BE = _directions(X_ND, rows) - m_D, _directions(Y_NE, rows) - k_E
+        d_BD, e_BE = directions(X_ND, rows) - m_D, directions(Y_NE, rows) - k_E
         u_B, v_B = d_BD @ m_D, e_BE @ k_E
         for gram, one, other in zip(grams, (d_BD, e_BE, d_BD), (d_BD, e_BE, e_BE), strict=True):
             gram += one.T @ other
@@ -192,7 +192,7 @@ def neighbour_overlap(X_ND: Matrix, Y_NE: Matrix, *, k: int = 10) -> float:
     if len(kept) <= k:
         return math.nan
     shared = 0
-    sides = [_directions(X, kept) for X in (X_ND, Y_NE)]
+    sides = [directions(X, kept) for X in (X_ND, Y_NE)]
     for start in range(0, len(kept), _ROWS):
         members = [_nearest(a_ND, slice(start, start + _ROWS), k) for a_ND in sides]
         shared += int((members[0] & members[1]).sum())
@@ -226,7 +226,7 @@ def _row_blocks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         yield rows[start : start + _ROWS]
 
 
-def _directions(X_ND: Matrix, rows: NDArray[np.int64]) -> _Float:
+def directions(X_ND: Matrix, rows: NDArray[np.int64]) -> _Float:
     """Rows at length 1; first divided by their largest entry, so that no square under- or overflows."""
     x_BD = np.asarray(X_ND[rows], np.float64)
     x_BD = x_BD / np.abs(x_BD).max(1, keepdims=True)
@@ -237,7 +237,7 @@ def _directions(X_ND: Matrix, rows: NDArray[np.int64]) -> _Float:
 def _mean_direction(X_ND: Matrix, rows: NDArray[np.int64]) -> _Float:
     total_D = np.zeros(X_ND.shape[1])
     for block in _row_blocks(rows):
-        total_D += _directions(X_ND, block).sum(0)
+        total_D += directions(X_ND, block).sum(0)
     return total_D / len(rows)
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from ftprobe import probes, tasks
+from ftprobe.compare import COMPARISONS
 from ftprobe.errors import Problem
 from ftprobe.study.finetuning import ONLY_FOR
-from ftprobe.study.grid import Choice, Point, at, shown, unknown
+from ftprobe.study.grid import Choice, Point, at, point_of, shown, unknown
 from ftprobe.study.options import CompareRun, FinetuneRun, ProbeRun
 
 _WORDS, _SENTENCES = ("mean", "first", "last"), ("cls", "mean")
@@ -91,12 +92,22 @@ def pretrained_problems(entry: Mapping[str, object], place: str) -> list[Problem
     if entry["on"] not in ("pretrained", ["pretrained"]):
         return []
     own = [key for key in ("finetune_task", "variant", "snapshots") if key in entry]
+    against = entry.get("against")
+    if isinstance(against, Mapping):
+        own += [f"against.{key}" for key in against if key != "model"]
     return [Problem(at(place, key), "a pre-trained state has none", "add `on: finetuned`") for key in own]
 
 
-def compare_problems(point: Point, models: Collection[str]) -> list[Problem]:
-    """Whether the model is one of the study's and the text one that is known."""
+def compare_problems(point: Point, models: Collection[str], kinds: Sequence[str]) -> list[Problem]:
+    """Whether models are the study's, the text one that is known, and the measures ones of any two states if asked."""
     problems = _model_problems(point, models)
+    against = point.get("against")
+    if against is not None and isinstance(against.value, Mapping):
+        problems += _model_problems(point_of(against.value, against.place), models)
+        alone = [kind for kind in kinds if not COMPARISONS[kind].pair]
+        if alone:
+            what = f"{alone[0]} is measured against the pre-trained state alone"
+            problems.append(Problem(against.place, what, "leave it out"))
     corpus = point.get("corpus")
     if corpus is not None and isinstance(corpus.value, str):
         problems += task_problems(Choice(text_reference(corpus.value), corpus.place))

@@ -156,19 +156,19 @@ def compare_runs(
     entry.pop("measure", None)
     problems += pretrained_problems(entry, place)
     tuned_only = [family for family in families if COMPARISONS[family.kind].pair]
-    if tuned_only and "finetuned" not in str(entry["on"]):
+    if tuned_only and "finetuned" not in str(entry["on"]) and not entry.get("against"):
         what = f"{tuned_only[0].kind} compares fine-tuned states with the pre-trained one, and none is asked for"
         problems.append(Problem(place, what, "add `finetune` entries, or `on: finetuned`"))
     runs: dict[CompareEntry, list[CompareRun]] = {}
     for point in _points(entry, place, types, problems):
-        found = compare_problems(point, models)
+        found = compare_problems(point, models, [family.kind for family in families])
         built = build(CompareEntry, point, place)
         if isinstance(built, list) or found:
             problems += [*found, *(built if isinstance(built, list) else [])]
             continue
         if built.on == "pretrained":
             built = built.model_copy(update={"finetune_task": None, "variant": None})
-        values = {**built.model_dump(), "corpus": text_reference(built.corpus), "place": place}
+        values = {**dict(built), "corpus": text_reference(built.corpus), "place": place}
         runs[built] = [CompareRun(kind=family.kind, options=family.options, **values) for family in families]
     return [run for group in runs.values() for run in group]
 

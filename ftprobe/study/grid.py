@@ -167,7 +167,9 @@ def _problems(error: ValidationError, model: type[BaseModel], point: Point, plac
         if found["type"] == "missing":
             problems[key] = Problem(where, "missing", f"say which {key}")
         elif found["type"] == "extra_forbidden":
-            problems[key] = unknown("key", key, at(place, key), list(model.model_fields))
+            inner = ".".join(map(str, found["loc"][1:]))
+            own = Problem(at(where, inner), f"unknown key {shown(inner)}") if inner else None
+            problems[key] = own or unknown("key", key, at(place, key), list(model.model_fields))
         elif found["type"] == "value_error":
             problems[key] = Problem(where, str(found["ctx"]["error"]))
         else:

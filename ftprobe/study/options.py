@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from ftprobe.pretrain.options import PretrainOptions
 from ftprobe.study.finetuning import Edit, FinetuneOptions, Snapshots
@@ -104,6 +104,32 @@ class ProbeEntry(ActivationOptions):
         return "all" if layers == "all" else tuple(sorted(set(layers)))
 
 
+class Against(Options):
+    """Another state of the study: that which differs from the measured one in what is said here, and in nothing else.
+
+    At least one of these is given.
+    """
+
+    model: str | None = None
+    finetune_task: str | None = None
+    variant: str | None = None
+    """By its name in records, without what stands there in brackets."""
+    seed: Index | None = None
+    """Of the fine-tuning."""
+    moment: Literal["start", "end"] | None = None
+    """Of a run with snapshots: that of update 0, or the state it ends with."""
+
+    @model_validator(mode="after")
+    def _some(self) -> Against:
+        if not self.named():
+            raise ValueError("say in what the other state differs: model, finetune_task, variant, seed or moment")
+        return self
+
+    def named(self) -> dict[str, str | int]:
+        """What is said."""
+        return self.model_dump(exclude_none=True)
+
+
 class CompareEntry(Options):
     """One point of a `compare` entry, its measure's own options apart."""
 
@@ -118,7 +144,10 @@ class CompareEntry(Options):
     items: Count | None = None
     """At most so many texts of the split, sampled once; when null 2,000 for `attention`, else all."""
     domain: Literal["in", "out"] | None = None
-    """What the text is to the states that are measured, for tables (Merchant et al. 2020, section 6)."""
+    """What the text is to the states that are measured, for tables (Merchant et al. 2020, section 6). When null,
+    `similarity` calls the corpus that a state was tuned on `in`, every other one `out`."""
+    against: Against | None = None
+    """The other state that `similarity` compares with; the pre-trained one when null."""
     seed: Annotated[int, Field(ge=0)] = 0
 
 
@@ -210,6 +239,7 @@ class CompareRun:
     split: str
     items: int | None
     domain: str | None
+    against: Against | None
     kind: str
     options: BaseModel
     seed: int

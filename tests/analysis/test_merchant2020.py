@@ -172,8 +172,9 @@ def test_without_the_variants_a_figure_says_what_is_missing(report: Report, reco
         with pytest.raises(MissingData, match=f"add `{key}`"):
             report.figures[name](whole)
     assert report.tables["appendix_c"](whole).frame.height == 3
-    assert render_html(report, whole, "Merchant").count("Missing") == 4
-    assert "Missing" not in render_html(report, records.lazy(), "Merchant")
+    of_similarity = 4  # two figures and two tables, of which these records have nothing
+    assert render_html(report, whole, "Merchant").count("Missing") == 4 + of_similarity
+    assert render_html(report, records.lazy(), "Merchant").count("Missing") == of_similarity
 
 
 def test_a_small_study_is_run_drawn_and_printed(report: Report, tmp_path: Path) -> None:
@@ -196,9 +197,12 @@ def test_a_small_study_is_run_drawn_and_printed(report: Report, tmp_path: Path) 
     assert write(report.figures["figure3"](frame), tmp_path, "figure3", "png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize(("name", "n_blocks", "n_tasks"), [("merchant2020", 12, 3), ("merchant2020_minilm", 6, 3)])
+@pytest.mark.parametrize(
+    ("name", "n_blocks", "n_tasks", "own_texts"),
+    [("merchant2020", 12, 3, {"mnli", "squad"}), ("merchant2020_minilm", 6, 3, {"sst2", "ud_ewt"})],
+)
 def test_the_shipped_studies_are_planned(
-    name: str, n_blocks: int, n_tasks: int, shared_data: Path, tmp_path: Path
+    name: str, n_blocks: int, n_tasks: int, own_texts: set[str], shared_data: Path, tmp_path: Path
 ) -> None:
     found = load_study(SWEEPS / f"{name}.yaml")
     per_task = {(run.variant, run.seed) for run in found.finetune}
@@ -207,8 +211,14 @@ def test_the_shipped_studies_are_planned(
     assert {seed for _, seed in per_task} == {0, 1, 2}
     assert len(found.finetune) == n_tasks * len(per_task)
     planned = make_plan(found, Store.open(tmp_path), data_dir=str(shared_data), offline=name.endswith("minilm"))
-    assert len(planned.trials) == len(found.finetune)
-    assert {trial.stage for trial in planned.trials.values()} == {"finetune"}
+    compared = [trial for trial in planned.trials.values() if trial.stage == "compare"]
+    assert len(planned.trials) == len(found.finetune) + len(compared)
+    assert {(trial.columns["variant"], trial.columns["ft_seed"]) for trial in compared} == {
+        ("finetuned", seed) for seed in range(3)
+    }
+    domains = {(trial.columns["ft_task"], trial.columns["corpus"]): trial.columns["domain"] for trial in compared}
+    assert {text for (_, text), domain in domains.items() if domain == "in"} == own_texts
+    assert domains["ud_parsing", "wikitext2"] == "out"
 
 
 def test_the_shipped_study_is_that_of_the_paper() -> None:

@@ -116,3 +116,74 @@ def test_texts_without_tokens_are_bad_input(tmp_path: Path) -> None:
     base, tuned = encoders(tmp_path, "bert")
     with pytest.raises(InputError, match="only 1 tokens"):
         run(base, tuned, Corpus("one", (Sentence("0", "test", "w1"),)))
+
+
+def pairs(n: int = 10) -> Corpus:
+    """Questions about two passages."""
+    generator = np.random.default_rng(1)
+    passages = [" ".join(generator.choice(tinylm.WORDS, 20)) for _ in range(2)]
+    asked = [" ".join(generator.choice(tinylm.WORDS, 4)) for _ in range(n)]
+    texts = [Sentence(str(i), "test", text, passages[i % 2]) for i, text in enumerate(asked)]
+    return Corpus("asked", tuple(texts))
+
+
+def test_pairs_are_one_stimulus_or_their_sides_once_each(tmp_path: Path) -> None:
+    base, tuned = encoders(tmp_path, "bert")
+    whole = run(base, tuned, pairs(), measures=["rsa"], n=100_000, draws=1)
+    assert {m.n_items for m in whole.measurements} == {10 * (4 + 20)}
+    apart = run(base, tuned, pairs(), measures=["rsa"], n=100_000, draws=1, pairs="apart")
+    assert {m.n_items for m in apart.measurements} == {10 * 4 + 2 * 20}
+    sides = dict.fromkeys(text for one in pairs().sentences for text in (one.text, one.text_b or ""))
+    single = Corpus("single", tuple(Sentence(str(i), "test", text) for i, text in enumerate(sides)))
+    X, Y = (states_by_hand(encoder, single, special=False) for encoder in (base, tuned))
+    expected = [rsa_by_hand(x_MD, y_MD) for x_MD, y_MD in zip(X, Y, strict=True)]
+    assert [m.value for m in apart.measurements] == pytest.approx(expected, abs=2e-5)
+
+
+def test_words_of_states_with_other_tokenizers_are_compared(tmp_path: Path) -> None:
+    base, _ = encoders(tmp_path, "bert")
+    words = [word for word in tinylm.WORDS if word != "w3"]
+    other = load_encoder(str(tinylm.save(tmp_path / "other", "bert", seed=2, head=False)), offline=True)
+    other = other._replace(tokenizer=tinylm.tokenizer("bert", words))
+    with pytest.raises(InputError, match="different sub-words; compare like with like, or words"):
+        run(base, other, corpus())
+    rows = run(base, other, corpus(), measures=["rsa"], unit="word", n=100_000, draws=1).measurements
+    assert {m.n_items for m in rows} == {sum(len(s.words or ()) for s in corpus().sentences)}
+    assert all(m.status == "ok" for m in rows)
+    with pytest.raises(InputError, match="no fixed words"):
+        run(base, other, pairs(), unit="word")
+
+
+def test_leaving_out_a_block_leaves_the_similarity_of_the_other_texts(tmp_path: Path) -> None:
+    base, tuned = encoders(tmp_path, "bert")
+    long = corpus(100)
+    rows = run(base, tuned, long, measures=["rsa", "cka", "svcca"], n=100_000, draws=2).measurements
+    without = [np.asarray(m.detail["without"]) for m in rows if m.metric != "svcca"]
+    assert {len(values) for values in without} == {similarity_run.BLOCKS}
+    assert all("without" not in m.detail for m in rows if m.metric == "svcca")
+    # Blocks are of consecutive texts: without the first one is without the first few texts.
+    (first,) = [m for m in rows if (m.metric, m.layer, m.detail["draw"]) == ("rsa", 2, 0)]
+    rest = [
+        run(base, tuned, Corpus("rest", long.sentences[start:-1]), measures=["rsa"], n=100_000, draws=1).measurements[2]
+        for start in range(1, 6)
+    ]
+    assert min(abs(m.value - np.asarray(first.detail["without"])[0]) for m in rest) < 1e-6
+    # Fewer texts than blocks: each text is one, but for the one that stands there twice.
+    few = run(base, tuned, corpus(12), measures=["rsa"], draws=1).measurements
+    assert len(np.asarray(few[0].detail["without"])) == 12
+
+
+def test_vectors_without_direction_are_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, tuned = encoders(tmp_path, "bert")
+    hidden = similarity_run._hidden
+
+    def with_zeros(*arguments: Any) -> list[np.ndarray]:
+        states = hidden(*arguments)
+        states[1][[2, 5]] = 0
+        return states
+
+    expected = run(base, tuned, corpus(), n=1000, draws=1).measurements
+    monkeypatch.setattr(similarity_run, "_hidden", with_zeros)
+    rows = run(base, tuned, corpus(), n=1000, draws=1).measurements
+    assert [m.n_dropped for m in rows] == [0, 0, 2, 2, 0, 0]
+    assert [m.n_items + m.n_dropped for m in rows] == [m.n_items for m in expected]
