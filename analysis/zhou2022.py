@@ -21,6 +21,7 @@ from ftprobe.tables import Table, agreed, layout
 
 from .zhou2022_claims import claim_cells, claims
 from .zhou2022_figures import FIGURES
+from .zhou2022_layers import layers
 
 PAPER = "zhou2022"
 CHECKPOINTS = {
@@ -364,6 +365,7 @@ TABLES: dict[str, Callable[[pl.LazyFrame], Table]] = {
     "table6": table6,
     "selectivity": selectivity,
     "movement": moved,
+    "layers": layers,
     "claims": claims,
     "claim_cells": claim_cells,
     "finetune": generic.finetune,

@@ -7,6 +7,7 @@ one of two states lacks is left out. `shifts` goes on from here to the centroids
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -94,10 +95,12 @@ def increases(records: pl.LazyFrame, *, tolerance: float = TOLERANCE) -> pl.Lazy
     counts = of.agg(
         n_inc=(pl.col("direction") == 1).sum().cast(pl.Float64),
         n_dec=(pl.col("direction") == -1).sum().cast(pl.Float64),
-        mean_inc=pl.col("change").mean(),
+        mean_inc=pl.col("change"),
         n_items=pl.len().cast(pl.Int64),
         distance=pl.col("unit").first(),
     )
+    # Sorted as lists: the same to the last bit whatever the order of the rows.
+    counts = counts.with_columns(pl.col("mean_inc").list.sort().list.mean())
     long = counts.unpivot(["n_inc", "n_dec", "mean_inc"], index=[*by, "n_items", "distance"], variable_name="metric")
     unit = pl.when(pl.col("metric") == "mean_inc").then("distance").otherwise(pl.lit("count"))
     return long.with_columns(unit=unit).drop("distance")
@@ -116,13 +119,41 @@ def similarity_to_pretrained(records: pl.LazyFrame) -> pl.LazyFrame:
         and `reason`. `undefined` with a null value: a state that is not linear and has no vector; fewer than 3 pairs;
         distances that are all the same.
     """
-    rows = compared(records, "hull_distance")
+    by = [*STATE, *PLACE]
+    return _similarity(compared(records, "hull_distance"), by).select(*by, *_SIMILARITY)
+
+
+def similarity_between_layers(records: pl.LazyFrame) -> pl.LazyFrame:
+    """Spatial similarity of every two layers of each final state (METHODS 7.2), the pre-trained one's too.
+
+    Returns
+    -------
+    polars.LazyFrame
+        `frames.RUN`, `PLACE` (`layer`: the lower of the two), `other` (the higher) and, as of
+        `similarity_to_pretrained`, `metric`, `value`, `unit`, `n_items`, `status` and `reason`.
+    """
+    by = [*frames.RUN, *(name for name in PLACE if name not in frames.RUN)]
+    place = [name for name in by if name != "layer"]
+    of = (pl.col("method") == "clusters") & (pl.col("metric") == "hull_distance")
+    label = pl.col("detail").str.json_path_match(_LABELS["hull_distance"])
+    rows = frames.measured(frames.final_states(records).filter(of)).with_columns(label=label)
+    rows = rows.unique([*by, "label"], keep="first", maintain_order=True).select(*by, "label", "value", "detail")
+    higher = rows.rename({"layer": "other", "value": "baseline", "detail": "baseline_detail"})
+    pairs = rows.join(higher, on=[*place, "label"], nulls_equal=True, maintain_order="left")
+    pairs = pairs.filter(pl.col("layer") < pl.col("other"))
+    return _similarity(pairs, [*by, "other"]).select(*by, "other", *_SIMILARITY)
+
+
+_SIMILARITY = ("metric", "value", "unit", "n_items", "status", "reason")
+
+
+def _similarity(rows: pl.LazyFrame, by: Sequence[str]) -> pl.LazyFrame:
+    """Pearson's r of two distance vectors for each group of `by`: entries `value` and `baseline`, a row a pair."""
     with_means = pl.col("config").str.contains('"cluster_mean"', literal=True).fill_null(False)
     parts = [
-        _correlated(rows.filter(~with_means), pl.col("value"), pl.col("baseline")),
-        _correlated(rows.filter(with_means), _vector("value", "detail"), _vector("baseline", "baseline_detail")),
+        _correlated(rows.filter(~with_means), pl.col("value"), pl.col("baseline"), by),
+        _correlated(rows.filter(with_means), _vector("value", "detail"), _vector("baseline", "baseline_detail"), by),
     ]
-    found = pl.concat(parts)
     reason = (
         pl.when("overlap")
         .then(pl.lit("not linear"))
@@ -131,13 +162,16 @@ def similarity_to_pretrained(records: pl.LazyFrame) -> pl.LazyFrame:
         .when("constant")
         .then(pl.lit("constant distances"))
     )
-    found = found.with_columns(reason=reason).with_columns(
-        metric=pl.lit("spatial_similarity"),
-        value=pl.when(pl.col("reason").is_null()).then("r"),
-        unit=pl.lit("r"),
-        status=pl.when(pl.col("reason").is_null()).then(pl.lit("ok")).otherwise(pl.lit("undefined")),
+    return (
+        pl.concat(parts)
+        .with_columns(reason=reason)
+        .with_columns(
+            metric=pl.lit("spatial_similarity"),
+            value=pl.when(pl.col("reason").is_null()).then("r"),
+            unit=pl.lit("r"),
+            status=pl.when(pl.col("reason").is_null()).then(pl.lit("ok")).otherwise(pl.lit("undefined")),
+        )
     )
-    return found.select(*STATE, *PLACE, "metric", "value", "unit", "n_items", "status", "reason")
 
 
 def _vector(value: str, detail: str) -> pl.Expr:
@@ -146,11 +180,11 @@ def _vector(value: str, detail: str) -> pl.Expr:
     return pl.when(mean.is_not_null().any()).then(mean).otherwise(pl.col(value))
 
 
-def _correlated(rows: pl.LazyFrame, v: pl.Expr, w: pl.Expr) -> pl.LazyFrame:
-    """Pearson's r of two vectors for each state, over the entries that both have, and what may be wrong with it."""
+def _correlated(rows: pl.LazyFrame, v: pl.Expr, w: pl.Expr, by: Sequence[str]) -> pl.LazyFrame:
+    """Pearson's r of two vectors for each group, over the entries that both have, and what may be wrong with it."""
     both = v.is_not_null() & w.is_not_null()
     v, w = v.filter(both), w.filter(both)
-    return rows.group_by([*STATE, *PLACE], maintain_order=True).agg(
+    return rows.group_by(by, maintain_order=True).agg(
         r=pl.corr(v, w),
         n_items=both.sum().cast(pl.Int64),
         overlap=pl.any_horizontal((v <= 0).any(), (w <= 0).any(), both.sum() == 0),
@@ -190,7 +224,8 @@ def extreme_labels(changes: pl.DataFrame, *, n: int = 3) -> Extremes:
     changes : polars.DataFrame
         `label` and `change` of the final states of one model, task and layer; with several seeds their mean decides.
     """
-    means = changes.group_by("label").agg(pl.col("change").sort().mean()).sort("change", "label")
+    means = changes.group_by("label").agg("change").with_columns(pl.col("change").list.sort().list.mean())
+    means = means.sort("change", "label")
     ordered = means["label"].to_list()
     largest = ordered[::-1][: min(n, (len(ordered) + 1) // 2)]
     return Extremes(tuple(largest), tuple(ordered[: min(n, len(ordered) // 2)]))

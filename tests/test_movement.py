@@ -87,6 +87,25 @@ def test_r_is_that_of_numpy_over_the_labels_of_both(tmp_path: Path) -> None:
     assert found.select("n_items", "layer", "split", "status").rows() == [(6, 1, "train", "ok")]
 
 
+def test_layers_of_one_state_are_compared_with_each_other(tmp_path: Path) -> None:
+    other_KD = START_KD + np.random.default_rng(3).standard_normal(START_KD.shape)
+    trials = [
+        Trial(
+            state("pos", "pos", update=update), [row for layer, c_KD in layers for row in geometry(c_KD, LABELS, layer)]
+        )
+        for update, layers in ((None, [(1, START_KD), (3, other_KD), (5, 2 * START_KD)]), (4, [(1, other_KD)]))
+    ]
+    found = movement.similarity_between_layers(written(tmp_path, trials)).sort("layer", "other").collect()
+    d_P2 = [[np.linalg.norm(c[i] - c[j]) for c in (START_KD, other_KD)] for i, j in combinations(range(5), 2)]
+    r = np.corrcoef(np.array(d_P2).T)[0, 1]
+    assert found.select("layer", "other", "n_items", "status").rows() == [
+        (1, 3, 10, "ok"),
+        (1, 5, 10, "ok"),
+        (3, 5, 10, "ok"),
+    ]
+    assert found["value"].to_list() == pytest.approx([r, 1.0, r], rel=1e-12)
+
+
 def overlapping(c_KD: Floats) -> Floats:
     c_KD = c_KD.copy()
     c_KD[1] = c_KD[0]
