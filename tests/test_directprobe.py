@@ -107,3 +107,78 @@ def test_label_distances_are_those_of_whole_labels():
 def test_similarity_is_undefined_for_few_pairs_and_constants():
     assert np.isnan(spatial_similarity([1.0, 2.0, np.nan], [1.0, 2.0, 3.0]))
     assert np.isnan(spatial_similarity([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_two_clouds_are_two_clusters(dtype):
+    rng = np.random.default_rng(0)
+    y_N = np.arange(60) % 2
+    X_ND = (rng.normal(size=(60, 5)) + 12 * y_N[:, None]).astype(dtype)
+    probe = DirectProbe().fit(X_ND, y_N)
+    assert (probe.n_clusters_, probe.is_linear_, probe.trivial_) == (2, True, 0.0)
+    np.testing.assert_allclose(probe.centroids_, [X_ND[y_N == k].astype(float).mean(0) for k in (0, 1)], atol=1e-9)
+
+
+def test_scaling_scales_distances_and_leaves_similarity():
+    rng = np.random.default_rng(1)
+    y_N = np.arange(40) % 4
+    X_ND = rng.normal(size=(40, 30)) + 3 * rng.normal(size=(4, 30))[y_N]
+    one, five = (distance_vector(DirectProbe(tol=1e-6).fit(c * X_ND, y_N)) for c in (1.0, 5.0))
+    np.testing.assert_allclose(five, 5 * one, rtol=1e-5)
+    assert spatial_similarity(one, five) == pytest.approx(1.0)
+
+
+def test_pairs_too_small_to_meet_are_trivial():
+    rng = np.random.default_rng(2)
+    probe = DirectProbe().fit(rng.normal(size=(9, 3)), [0, 0, 1, 1, 2, 2, 2, 2, 2])
+    assert probe.trivial_ == pytest.approx(1 / 3)  # 4 = D + 1 items of labels 0 and 1, 7 of the other pairs
+
+
+def test_a_nonlinear_probe_has_no_vector_unless_asked():
+    probe = DirectProbe().fit(*xor())
+    assert np.isnan(distance_vector(probe)).all()
+    pair = probe.distances()
+    np.testing.assert_allclose(distance_vector(probe, nonlinear="cluster_mean"), [pair.upper_M.mean()])
+
+
+def test_a_vector_over_other_labels():
+    probe = DirectProbe().fit([[0.0], [3.0], [7.0]], ["a", "b", "d"])
+    np.testing.assert_allclose(distance_vector(probe, ["b", "c", "d"]), [np.nan, 4.0, np.nan])
+    np.testing.assert_allclose(distance_vector(probe, ["d", "c", "a"], labels="zero"), [0.0, 7.0, 0.0])
+
+
+def test_prediction_is_the_nearest_hull():
+    """The centroid of b is nearer to (0.5, 6) than that of a, the hull of a is nearer."""
+    X_ND = np.array([[0.0, 0.0], [0.0, 20.0], [2.0, 6.0], [2.0, 6.5]])
+    probe = DirectProbe().fit(X_ND, ["a", "a", "b", "b"])
+    assert probe.predict([[0.5, 6.0], [1.5, 6.0], [0.0, 10.0], [2.0, 6.2]]).tolist() == ["a", "b", "a", "b"]
+
+
+def test_standardising_weighs_features_alike():
+    X_ND = np.array([[0.0, 0.0], [1e-3, 100.0], [1.0, 0.0], [1.0 + 1e-3, 100.0]])
+    probe = DirectProbe(scale="standardise").fit(X_ND, [0, 0, 1, 1])
+    assert probe.predict([[0.3, 50.0], [0.7, 50.0]]).tolist() == [0, 1]
+    np.testing.assert_allclose(probe.centroids_[0], [5e-4, 50.0])
+
+
+def test_many_dimensions_with_conflicts():
+    """Copies of a vector in two labels among 90 dimensions block nothing but themselves."""
+    rng = np.random.default_rng(3)
+    X_ND, y_N = rng.normal(size=(40, 90)), np.arange(40) % 2
+    X_ND[1] = X_ND[0]
+    probe = DirectProbe().fit(X_ND, y_N)
+    assert (probe.n_clusters_, probe.n_conflicts_, probe.n_undecided_) == (4, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("X_ND", "y_N", "message"),
+    [
+        ([[1.0], [np.nan]], [0, 1], "not finite"),
+        ([1.0, 2.0], [0, 1], "expected"),
+        ([[1.0], [2.0]], [0], "labels of shape"),
+        ([[1.0], [2.0]], [0, 0], "1 labels"),
+    ],
+)
+def test_bad_items_are_one_error(X_ND, y_N, message):
+    with pytest.raises(InputError, match=message):
+        DirectProbe().fit(X_ND, y_N)

@@ -21,6 +21,8 @@ from ftprobe.solvers.hulls_corral import OVERLAP, SEPARABLE, UNDECIDED
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_SHRINKAGE = 1e-2
+
 
 class Items(NamedTuple):
     """Distinct pairs of vector and label.
@@ -103,7 +105,8 @@ def cluster_items(X_ND: Array, y_N: Ints, items: Items, rules: Rules, *, shortcu
     lowest_U = np.asarray(first_K[y_U])
     loop_u = np.flatnonzero(np.asarray(meets_KK.any(axis=1))[y_U])
     if len(loop_u):
-        loop = start_loop(X_UD[loop_u], items.weight_U[loop_u].astype(np.float64), y_U[loop_u], meets_KK)
+        X_uD, y_u = X_UD[loop_u], y_U[loop_u]
+        loop = start_loop(X_uD, items.weight_U[loop_u].astype(np.float64), y_u, meets_KK, label_margins(X_uD, y_u))
         keep_apart(loop, np.flatnonzero(items.conflict_U[loop_u]))
         n_undecided += _run(loop, rules)
         lowest_U[loop_u] = loop_u[loop.slot_N]
@@ -125,6 +128,22 @@ def label_verdicts(X_UD: Array, y_U: Ints, items: Items, rules: Rules) -> tuple[
     verdict_P = hull_verdicts(sides, pairs, rules)
     meets_KK[pairs[:, 0], pairs[:, 1]] = meets_KK[pairs[:, 1], pairs[:, 0]] = verdict_P != SEPARABLE
     return meets_KK, int((verdict_P == UNDECIDED).sum())
+
+
+def label_margins(X_ND: Array, y_N: Ints) -> Array:
+    """By how much the score of an item's own label exceeds that of label b (N, K), less what rounding may add.
+
+    Scores are those of a linear discriminant with a shrunk covariance (Fisher 1936): where the least lead of a cluster
+    of label a over b and that of one of b over a sum to more than 0, their hulls are apart.
+    """
+    K = int(y_N.max()) + 1
+    mean_KD = np.stack([X_ND[y_N == k].mean(0) if (y_N == k).any() else np.zeros(X_ND.shape[1]) for k in range(K)])
+    inner_ND = X_ND - mean_KD[y_N]
+    spread_DD = inner_ND.T @ inner_ND / len(X_ND)
+    spread_DD[np.diag_indices_from(spread_DD)] += _SHRINKAGE * np.trace(spread_DD) / len(spread_DD) + 1e-300
+    score_NK = X_ND @ np.linalg.solve(spread_DD, mean_KD.T)
+    margin_NK = score_NK[np.arange(len(y_N)), y_N][:, None] - score_NK
+    return np.asarray(margin_NK - 1e-12 * np.abs(score_NK).max())
 
 
 def _run(loop: Loop, rules: Rules) -> int:

@@ -2,8 +2,8 @@
 
 A cluster is named by its lowest row, its slot; arrays of length N are read at slots that are active. Pairs of slots of
 one label are kept at the lower one. A union is tested against each active cluster of the labels that `meets_KK` names:
-bounding spheres, then bounding boxes, then Wolfe's algorithm decide; where it does not, `advance` returns to its caller
-with the question and is called again with the answer.
+linear scores of the labels, bounding spheres, bounding boxes, then Wolfe's algorithm decide; where it does not,
+`advance` returns to its caller with the question and is called again with the answer.
 
 Axes: N distinct items, D dimensions, K labels.
 """
@@ -45,12 +45,13 @@ class Loop(NamedTuple):
     radius_N: Array
     low_ND: Array
     high_ND: Array
+    margin_NK: Array  # least lead of a cluster's own label over label b, by one linear score for each label
     near_N: Ints  # the closest slot above this one that it may merge with, -1 for none
     near_distance_N: Array
     answer_N: Ints  # of the caller, for clusters the pending union was undecided about
 
 
-def start_loop(X_ND: Array, weight_N: Array, label_N: Ints, meets_KK: NDArray[np.bool_]) -> Loop:
+def start_loop(X_ND: Array, weight_N: Array, label_N: Ints, meets_KK: NDArray[np.bool_], margin_NK: Array) -> Loop:
     """The state in which each item is a cluster."""
     N, K = len(X_ND), len(meets_KK)
     slots_N = np.argsort(label_N, kind="stable")
@@ -62,7 +63,8 @@ def start_loop(X_ND: Array, weight_N: Array, label_N: Ints, meets_KK: NDArray[np
         X_ND, weight_N.copy(), label_N, meets_KK, slots_N, start_K, place_N, square_K,
         np.zeros(square_K[-1], np.bool_), np.ones(N, np.bool_), np.arange(N), np.full(N, -1), np.arange(N),
         np.ones(N, np.int64),
-        X_ND.copy(), np.zeros(N), X_ND.copy(), X_ND.copy(), np.full(N, -1), np.full(N, np.inf), np.zeros(N, np.int64),
+        X_ND.copy(), np.zeros(N), X_ND.copy(), X_ND.copy(), margin_NK.copy(), np.full(N, -1), np.full(N, np.inf),
+        np.zeros(N, np.int64),
     )  # fmt: skip
     _seek_all(loop)
     return loop
@@ -177,7 +179,8 @@ def _union_verdict(
             continue
         for s in range(loop.start_K[b], loop.start_K[b + 1]):
             c = loop.slots_N[s]
-            if not loop.active_N[c] or _far(loop, centre_D, radius, low_D, high_D, c):
+            lead = min(loop.margin_NK[i, b], loop.margin_NK[j, b]) + loop.margin_NK[c, loop.label_N[i]]
+            if not loop.active_N[c] or lead > 0.0 or _far(loop, centre_D, radius, low_D, high_D, c):
                 continue
             verdict = loop.answer_N[c]
             if verdict == 0:
@@ -208,6 +211,7 @@ def _merge(loop: Loop, i: int, j: int, U_ND: Array) -> None:
     both = loop.weight_N[i] + loop.weight_N[j]
     loop.centroid_ND[i] = (loop.weight_N[i] * loop.centroid_ND[i] + loop.weight_N[j] * loop.centroid_ND[j]) / both
     loop.weight_N[i] = both
+    loop.margin_NK[i] = np.minimum(loop.margin_NK[i], loop.margin_NK[j])
     loop.low_ND[i] = np.minimum(loop.low_ND[i], loop.low_ND[j])
     loop.high_ND[i] = np.maximum(loop.high_ND[i], loop.high_ND[j])
     radius = 0.0

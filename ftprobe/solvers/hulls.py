@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.optimize import linprog
 
-from ftprobe.solvers.hulls_corral import OVERLAP, SEPARABLE, UNDECIDED, nearest_points
+from ftprobe.solvers.hulls_corral import OVERLAP, SEPARABLE, UNDECIDED, nearest_of_pairs, nearest_points
 from ftprobe.solvers.hulls_pairs import Found, pair_bounds
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _FEW_DIMS = 64  # up to here Wolfe's algorithm is the faster way to a verdict
+_FEW_POINTS = 40  # of a pair: up to here in any number of dimensions
 _STEPS = 30  # of the interior point
 _EXCHANGES = 100  # per point of a working set
 
@@ -72,8 +73,8 @@ def hull_verdict(A_ND: Array, B_ND: Array, rules: Rules) -> int:
 def hull_verdicts(sides: Sequence[Array], pairs: Ints, rules: Rules) -> Ints:
     """Verdicts on pairs (P, 2) of places in `sides`, as `hull_verdict` gives them (P,)."""
     verdict_P = np.zeros(len(pairs), dtype=np.int64)
-    if rules.solver != "lp" and len(pairs) and sides[0].shape[1] > _FEW_DIMS:
-        verdict_P = _bound_many(sides, pairs, rules, tol=-1.0).verdict_P
+    if rules.solver != "lp":
+        verdict_P = _bound(sides, pairs, rules, tol=-1.0).verdict_P
     for p in np.flatnonzero(verdict_P == UNDECIDED):
         verdict_P[p] = hull_verdict(sides[pairs[p, 0]], sides[pairs[p, 1]], rules)
     return verdict_P
@@ -95,30 +96,39 @@ def hull_bounds(sides: Sequence[Array], pairs: Ints, rules: Rules, *, tol: float
     Bounds
         Of each pair; 0 and 0 where the hulls meet, nan where not even the linear program settles whether they do.
     """
-    bounds = Bounds(np.full(len(pairs), np.inf), np.zeros(len(pairs)))
-    if len(pairs) and sides[0].shape[1] > _FEW_DIMS:
-        bounds = Bounds(*_bound_many(sides, pairs, rules, tol=tol)[1:])
-    proved_P = bounds.lower_P > 0
-    wide_P = np.subtract(*bounds, out=np.full(len(pairs), np.inf), where=proved_P) > tol * bounds.lower_P
-    for p in np.flatnonzero(wide_P):
+    verdict_P, upper_P, lower_P = _bound(sides, pairs, rules, tol=tol)
+    wide_P = (verdict_P == SEPARABLE) & (upper_P - lower_P > tol * upper_P)
+    for p in np.flatnonzero((verdict_P == UNDECIDED) | wide_P):
         A_ND, B_ND = sides[pairs[p, 0]], sides[pairs[p, 1]]
-        verdict, upper, lower = UNDECIDED, np.inf, 0.0
-        if proved_P[p] or A_ND.shape[1] <= _FEW_DIMS or hull_verdict(A_ND, B_ND, rules) == SEPARABLE:
+        verdict_P[p] = verdict_P[p] or hull_verdict(A_ND, B_ND, rules)
+        if verdict_P[p] == SEPARABLE:
             v_D = _between(A_ND, B_ND)
-            verdict, upper, lower = nearest_points(A_ND, B_ND, v_D, rules.scale, tol, rules.max_iterations)
-        if verdict == UNDECIDED:
-            verdict = hull_verdict(A_ND, B_ND, rules)
-        if verdict == SEPARABLE:
-            bounds.upper_P[p], bounds.lower_P[p] = min(bounds.upper_P[p], upper), max(bounds.lower_P[p], lower)
-        else:
-            bounds.upper_P[p] = bounds.lower_P[p] = 0.0 if verdict == OVERLAP else np.nan
-    return bounds
+            _, upper, lower = nearest_points(A_ND, B_ND, v_D, rules.scale, tol, rules.max_iterations)
+            upper_P[p], lower_P[p] = min(upper_P[p], upper), max(lower_P[p], lower)
+    apart_P = verdict_P == SEPARABLE
+    other_P = np.where(verdict_P == OVERLAP, 0.0, np.nan)
+    return Bounds(np.where(apart_P, upper_P, other_P), np.where(apart_P, lower_P, other_P))
 
 
-def _bound_many(sides: Sequence[Array], pairs: Ints, rules: Rules, *, tol: float) -> Found:
-    return pair_bounds(
-        sides, pairs, scale=rules.scale, tol=tol, overlap_eps=rules.overlap_eps, max_iterations=_EXCHANGES
-    )
+def _bound(sides: Sequence[Array], pairs: Ints, rules: Rules, *, tol: float) -> Found:
+    """What the min-norm solvers find out about pairs: Wolfe's for few dimensions or points, else working sets."""
+    found = Found(np.zeros(len(pairs), np.int64), np.full(len(pairs), np.inf), np.zeros(len(pairs)))
+    size_M = np.array([len(side) for side in sides])
+    small_P = size_M[pairs].sum(axis=1) <= _FEW_POINTS
+    if sides[0].shape[1] <= _FEW_DIMS:
+        small_P[:] = True
+    if small_P.any():
+        start_M = np.r_[0, np.cumsum(size_M)]
+        some = nearest_of_pairs(np.concatenate(sides), start_M, pairs[small_P], rules.scale, tol, rules.max_iterations)
+        for whole_P, part_p in zip(found, some, strict=True):
+            whole_P[small_P] = part_p
+    if not small_P.all():
+        many = pair_bounds(
+            sides, pairs[~small_P], scale=rules.scale, tol=tol, overlap_eps=rules.overlap_eps, max_iterations=_EXCHANGES
+        )
+        for whole_P, part_p in zip(found, many, strict=True):
+            whole_P[~small_P] = part_p
+    return found
 
 
 def _between(A_ND: Array, B_ND: Array) -> Array:

@@ -5,7 +5,7 @@ solved exactly from the Cholesky factor L L' = Q Q' + c 1 1', which one point jo
 gives bounds: ||v|| from above, (min <v,A> - max <v,B>) / ||v|| from below. A positive lower bound proves that the hulls
 are disjoint; a corral of full dimension with the origin inside proves that they meet.
 
-Axes: N rows of A or B, D dimensions, M = D + 2 places of the corral.
+Axes: N rows of A or B, D dimensions, M places of the corral or sets, P pairs.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 SEPARABLE, OVERLAP, UNDECIDED = 1, -1, 0
 _ROUNDING = 1e-13  # of a product with v, relative to ||v|| and the largest row
@@ -171,8 +172,9 @@ def nearest_points(
     upper - lower <= tol * upper.
     """
     D = A_ND.shape[1]
-    L_MM, Q_MD = np.empty((D + 2, D + 2)), np.empty((D + 2, D))
-    weight_M, affine_M, one_M, q_D = np.empty(D + 2), np.empty(D + 2), np.ones(D + 2), np.empty(D)
+    M = min(D + 2, A_ND.shape[0] + B_ND.shape[0] + 1)
+    L_MM, Q_MD = np.empty((M, M)), np.empty((M, D))
+    weight_M, affine_M, one_M, q_D = np.empty(M), np.empty(M), np.ones(M), np.empty(D)
     m, lower, upper, verdict = 0, 0.0, np.inf, UNDECIDED
     guard = _ROUNDING * np.sqrt(_largest(B_ND, _largest(A_ND, 0.0)))
     for _ in range(max_iterations):
@@ -193,9 +195,30 @@ def nearest_points(
         if _difference(A_ND[i], B_ND[j], q_D):
             verdict, upper = OVERLAP, 0.0
             break
-        if not _add(L_MM, Q_MD, m, q_D, scale):
+        if m == M or not _add(L_MM, Q_MD, m, q_D, scale):
             break
         weight_M[m] = 0.0 if m > 0 else 1.0
         m = _shrink(L_MM, Q_MD, weight_M, m + 1, one_M, affine_M)
         _combine(Q_MD, weight_M, m, v_D)
     return verdict, upper, min(lower, upper)
+
+
+@njit(cache=True, nogil=True)
+def nearest_of_pairs(
+    X_ND: Array, start_M: Ints, pairs: Ints, scale: float, tol: float, max_iterations: int
+) -> tuple[Ints, Array, Array]:
+    """`nearest_points` of pairs (P, 2) of sets: set m is the rows of X from start[m] to start[m + 1]."""
+    P, D = pairs.shape[0], X_ND.shape[1]
+    verdict_P, upper_P, lower_P = np.empty(P, np.int64), np.empty(P), np.empty(P)
+    centre_MD, v_D = np.zeros((start_M.shape[0] - 1, D)), np.empty(D)
+    for m in range(start_M.shape[0] - 1):
+        for i in range(start_M[m], start_M[m + 1]):
+            for d in range(D):
+                centre_MD[m, d] += X_ND[i, d] / (start_M[m + 1] - start_M[m])
+    for p in range(P):
+        a, b = pairs[p, 0], pairs[p, 1]
+        for d in range(D):
+            v_D[d] = centre_MD[a, d] - centre_MD[b, d]
+        A_ND, B_ND = X_ND[start_M[a] : start_M[a + 1]], X_ND[start_M[b] : start_M[b + 1]]
+        verdict_P[p], upper_P[p], lower_P[p] = nearest_points(A_ND, B_ND, v_D, scale, tol, max_iterations)
+    return verdict_P, upper_P, lower_P
