@@ -209,13 +209,13 @@ def pair_bounds(
 def _rate(sides: Sequence[Array], pairs_p2: Ints, v_pD: Array) -> list[tuple[Array, Array]]:
     """Of each pair the products of v with the rows of A, and of -v with those of B."""
     out: list[list[Array]] = [[np.empty(0), np.empty(0)] for _ in pairs_p2]
-    for m, side in enumerate(sides):
-        for column, sign in ((0, 1.0), (1, -1.0)):
-            at = np.flatnonzero(pairs_p2[:, column] == m)
-            if len(at):
-                products_pN = sign * v_pD[at] @ side.T
-                for row, p in enumerate(at):
-                    out[p][column] = products_pN[row]
+    for column, sign in ((0, 1.0), (1, -1.0)):
+        order_p = np.argsort(pairs_p2[:, column], kind="stable")
+        places, first = np.unique(pairs_p2[order_p, column], return_index=True)
+        for place, at in zip(places, np.split(order_p, first[1:]), strict=True):
+            products_pN = sign * v_pD[at] @ sides[place].T
+            for row, p in enumerate(at):
+                out[p][column] = products_pN[row]
     return [(a_N, b_N) for a_N, b_N in out]
 
 
