@@ -96,7 +96,8 @@ def cluster_items(X_ND: Array, y_N: Ints, items: Items, rules: Rules, *, shortcu
     Clustering
     """
     X_UD, y_U = X_ND[items.row_U], y_N[items.row_U]
-    meets_KK, n_undecided = label_verdicts(X_UD, y_U, items, rules)
+    margin_UK = label_margins(X_UD, y_U)
+    meets_KK, n_undecided = label_verdicts(X_UD, y_U, margin_UK, items, rules)
     if not shortcut:
         meets_KK = np.ones_like(meets_KK)
         np.fill_diagonal(meets_KK, False)
@@ -105,8 +106,8 @@ def cluster_items(X_ND: Array, y_N: Ints, items: Items, rules: Rules, *, shortcu
     lowest_U = np.asarray(first_K[y_U])
     loop_u = np.flatnonzero(np.asarray(meets_KK.any(axis=1))[y_U])
     if len(loop_u):
-        X_uD, y_u = X_UD[loop_u], y_U[loop_u]
-        loop = start_loop(X_uD, items.weight_U[loop_u].astype(np.float64), y_u, meets_KK, label_margins(X_uD, y_u))
+        weight_u = items.weight_U[loop_u].astype(np.float64)
+        loop = start_loop(X_UD[loop_u], weight_u, y_U[loop_u], meets_KK, margin_UK[loop_u])
         keep_apart(loop, np.flatnonzero(items.conflict_U[loop_u]))
         n_undecided += _run(loop, rules)
         lowest_U[loop_u] = loop_u[loop.slot_N]
@@ -114,7 +115,9 @@ def cluster_items(X_ND: Array, y_N: Ints, items: Items, rules: Rules, *, shortcu
     return Clustering(cluster_U.reshape(-1)[items.item_N], n_undecided, meets_KK)
 
 
-def label_verdicts(X_UD: Array, y_U: Ints, items: Items, rules: Rules) -> tuple[NDArray[np.bool_], int]:
+def label_verdicts(
+    X_UD: Array, y_U: Ints, margin_UK: Array, items: Items, rules: Rules
+) -> tuple[NDArray[np.bool_], int]:
     """Which labels meet which (K, K), and how many pairs no solver settled: these count as meeting."""
     sides = [X_UD[y_U == k] for k in range(int(y_U.max()) + 1)]
     meets_KK = np.zeros((len(sides), len(sides)), dtype=bool)
@@ -123,7 +126,9 @@ def label_verdicts(X_UD: Array, y_U: Ints, items: Items, rules: Rules) -> tuple[
         labels = y_U[conflict_u[items.vector_U[conflict_u] == vector]]
         meets_KK[np.ix_(labels, labels)] = True
     np.fill_diagonal(meets_KK, False)
-    pairs = np.array([(a, b) for a, b in combinations(range(len(sides)), 2) if not meets_KK[a, b]], dtype=np.int64)
+    lead_KK = np.stack([margin_UK[y_U == k].min(axis=0) for k in range(len(sides))])
+    open_KK = ~meets_KK & ((lead_KK + lead_KK.T <= 0) | (rules.solver == "lp"))
+    pairs = np.array([(a, b) for a, b in combinations(range(len(sides)), 2) if open_KK[a, b]], dtype=np.int64)
     pairs = pairs.reshape(-1, 2)
     verdict_P = hull_verdicts(sides, pairs, rules)
     meets_KK[pairs[:, 0], pairs[:, 1]] = meets_KK[pairs[:, 1], pairs[:, 0]] = verdict_P != SEPARABLE

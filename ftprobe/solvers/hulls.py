@@ -114,6 +114,8 @@ def _bound(sides: Sequence[Array], pairs: Ints, rules: Rules, *, tol: float) -> 
     """What the min-norm solvers find out about pairs: Wolfe's for few dimensions or points, else working sets."""
     found = Found(np.zeros(len(pairs), np.int64), np.full(len(pairs), np.inf), np.zeros(len(pairs)))
     size_M = np.array([len(side) for side in sides])
+    if not len(pairs):
+        return found
     small_P = size_M[pairs].sum(axis=1) <= _FEW_POINTS
     if sides[0].shape[1] <= _FEW_DIMS:
         small_P[:] = True
