@@ -18,7 +18,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from ftprobe.errors import InputError
-from ftprobe.solvers.clustering import cluster_items, distinct_items
+from ftprobe.solvers.clustering import cluster_items, distinct_items, group_sums
 from ftprobe.solvers.hulls import Rules, hull_bounds, nearest_hulls
 
 Array = NDArray[np.float64]
@@ -149,13 +149,15 @@ class DirectProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _scaled(self, X_ND: Array, kept_N: NDArray[np.bool_]) -> Array:
         """What is fitted: centred, and in unit variance where asked."""
-        self._mean_D = X_ND[kept_N].mean(axis=0)
-        X_nD = X_ND[kept_N] - self._mean_D
+        kept_nD = X_ND if kept_N.all() else X_ND[kept_N]
+        self._mean_D = kept_nD.mean(axis=0)
+        X_nD: Array = np.subtract(kept_nD, self._mean_D, order="C")
         self._width_D = np.ones(X_ND.shape[1])
         if self.scale == "standardise":
             std_D = X_nD.std(axis=0)
             self._width_D = np.where(std_D > 0, std_D, 1.0)
-        return np.ascontiguousarray(X_nD / self._width_D)
+            X_nD /= self._width_D
+        return X_nD
 
     def _rules_of(self, X_ND: Array) -> Rules:
         return Rules(_mean_square(X_ND), self.solver, self.overlap_eps, self.max_iterations)
@@ -167,9 +169,9 @@ class DirectProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.cluster_classes_ = np.empty(self.n_clusters_, dtype=np.int64)
         self.cluster_classes_[cluster_n] = y_n
         self.is_linear_ = self.n_clusters_ == len(self.classes_)
-        sums_MD = np.zeros((self.n_clusters_, self._X_nD.shape[1]))
-        np.add.at(sums_MD, cluster_n, self._X_nD)
-        self.centroids_ = sums_MD / np.bincount(cluster_n)[:, None] * self._width_D + self._mean_D
+        self.centroids_ = (
+            group_sums(self._X_nD, cluster_n) / np.bincount(cluster_n)[:, None] * self._width_D + self._mean_D
+        )
         size_K, D = np.bincount(y_n), self._X_nD.shape[1]
         self.trivial_ = float(np.mean([size_K[a] + size_K[b] <= D + 1 for a, b in combinations(range(len(size_K)), 2)]))
         self.n_features_in_ = D
@@ -328,4 +330,4 @@ def _items(X_ND: ArrayLike, y_N: ArrayLike) -> tuple[Array, NDArray[Any]]:
 
 
 def _mean_square(X_ND: Array) -> float:
-    return float((X_ND**2).sum(axis=1).mean()) or 1.0
+    return float(np.vdot(X_ND, X_ND)) / len(X_ND) or 1.0

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
+from scipy.linalg import cho_factor, cho_solve
 
 from ftprobe.solvers.clustering_loop import Loop, advance, keep_apart, start_loop
 from ftprobe.solvers.hulls import Rules, hull_verdict, hull_verdicts
@@ -22,6 +24,7 @@ Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _SHRINKAGE = 1e-2
+_SINGLE_DIMS = 4096  # beyond, rounding in single precision comes near the shrinkage
 
 
 class Items(NamedTuple):
@@ -63,11 +66,13 @@ def distinct_items(X_ND: Array, y_N: Ints) -> Items:
 
 def _equal_rows(X_ND: Array) -> Ints:
     """Of each row the first row equal to it; rows are sought by a sum of their bits with random odd factors."""
-    bits_ND = np.ascontiguousarray(X_ND + 0.0).view(np.uint64)
+    plain_ND = X_ND if X_ND.all() else X_ND + 0.0  # 0 and -0 are equal
+    bits_ND = np.ascontiguousarray(plain_ND).view(np.uint64)
     factor_D = np.random.default_rng(0).integers(0, 2**63, X_ND.shape[1], dtype=np.uint64) * 2 + 1
-    _, first_N, group_N = np.unique((bits_ND * factor_D).sum(axis=1), return_index=True, return_inverse=True)
+    _, first_N, group_N = np.unique(np.einsum("nd,d->n", bits_ND, factor_D), return_index=True, return_inverse=True)
     same_N = np.asarray(first_N[group_N], dtype=np.int64)
-    if (X_ND[same_N] != X_ND).any():  # two vectors with one sum
+    copy_n = np.flatnonzero(same_N != np.arange(len(same_N)))
+    if (X_ND[same_N[copy_n]] != X_ND[copy_n]).any():  # two vectors with one sum
         same_N = _equal_rows_by_sorting(X_ND)
     return same_N
 
@@ -95,7 +100,8 @@ def cluster_items(X_ND: Array, y_N: Ints, items: Items, rules: Rules, *, shortcu
     -------
     Clustering
     """
-    X_UD, y_U = X_ND[items.row_U], y_N[items.row_U]
+    distinct = len(items.row_U) == len(X_ND)
+    X_UD, y_U = (X_ND, y_N) if distinct else (X_ND[items.row_U], y_N[items.row_U])
     margin_UK = label_margins(X_UD, y_U)
     meets_KK, n_undecided = label_verdicts(X_UD, y_U, margin_UK, items, rules)
     if not shortcut:
@@ -119,18 +125,19 @@ def label_verdicts(
     X_UD: Array, y_U: Ints, margin_UK: Array, items: Items, rules: Rules
 ) -> tuple[NDArray[np.bool_], int]:
     """Which labels meet which (K, K), and how many pairs no solver settled: these count as meeting."""
-    sides = [X_UD[y_U == k] for k in range(int(y_U.max()) + 1)]
-    meets_KK = np.zeros((len(sides), len(sides)), dtype=bool)
+    K = int(y_U.max()) + 1
+    meets_KK = np.zeros((K, K), dtype=bool)
     conflict_u = np.flatnonzero(items.conflict_U)
     for vector in np.unique(items.vector_U[conflict_u]):
         labels = y_U[conflict_u[items.vector_U[conflict_u] == vector]]
         meets_KK[np.ix_(labels, labels)] = True
     np.fill_diagonal(meets_KK, False)
-    lead_KK = np.stack([margin_UK[y_U == k].min(axis=0) for k in range(len(sides))])
+    lead_KK = np.stack([margin_UK[y_U == k].min(axis=0) for k in range(K)])
     open_KK = ~meets_KK & ((lead_KK + lead_KK.T <= 0) | (rules.solver == "lp"))
-    pairs = np.array([(a, b) for a, b in combinations(range(len(sides)), 2) if open_KK[a, b]], dtype=np.int64)
-    pairs = pairs.reshape(-1, 2)
-    verdict_P = hull_verdicts(sides, pairs, rules)
+    pairs = np.array([(a, b) for a, b in combinations(range(K), 2) if open_KK[a, b]], dtype=np.int64)
+    if not len(pairs):
+        return meets_KK, 0
+    verdict_P = hull_verdicts([X_UD[y_U == k] for k in range(K)], pairs, rules)
     meets_KK[pairs[:, 0], pairs[:, 1]] = meets_KK[pairs[:, 1], pairs[:, 0]] = verdict_P != SEPARABLE
     return meets_KK, int((verdict_P == UNDECIDED).sum())
 
@@ -141,14 +148,24 @@ def label_margins(X_ND: Array, y_N: Ints) -> Array:
     Scores are those of a linear discriminant with a shrunk covariance (Fisher 1936): where the least lead of a cluster
     of label a over b and that of one of b over a sum to more than 0, their hulls are apart.
     """
-    K = int(y_N.max()) + 1
-    mean_KD = np.stack([X_ND[y_N == k].mean(0) if (y_N == k).any() else np.zeros(X_ND.shape[1]) for k in range(K)])
-    inner_ND = X_ND - mean_KD[y_N]
+    mean_KD = group_sums(X_ND, y_N) / np.maximum(np.bincount(y_N), 1)[:, None]
+    # A direction needs no more than single precision: its products, in double precision, are the proof.
+    size = np.sqrt(np.vdot(X_ND, X_ND) / X_ND.size) or 1.0
+    kind = np.float32 if X_ND.shape[1] <= _SINGLE_DIMS else np.float64
+    inner_ND, center_KD = (np.multiply(each, 1 / size, dtype=kind, casting="same_kind") for each in (X_ND, mean_KD))
+    inner_ND -= center_KD[y_N]
     spread_DD = inner_ND.T @ inner_ND / len(X_ND)
-    spread_DD[np.diag_indices_from(spread_DD)] += _SHRINKAGE * np.trace(spread_DD) / len(spread_DD) + 1e-300
-    score_NK = X_ND @ np.linalg.solve(spread_DD, mean_KD.T)
+    spread_DD[np.diag_indices_from(spread_DD)] += _SHRINKAGE * np.trace(spread_DD) / len(spread_DD) + 1e-30
+    direction_DK = cho_solve(cho_factor(spread_DD, check_finite=False), center_KD.T, check_finite=False)
+    score_NK = X_ND @ direction_DK.astype(np.float64)
     margin_NK = score_NK[np.arange(len(y_N)), y_N][:, None] - score_NK
     return np.asarray(margin_NK - 1e-12 * np.abs(score_NK).max())
+
+
+def group_sums(X_ND: Array, group_N: Ints) -> Array:
+    """Sum of the rows of each group (M, D), added in their order."""
+    rows = sparse.csr_array((np.ones(len(X_ND)), (group_N, np.arange(len(X_ND)))))
+    return np.asarray(rows @ X_ND)
 
 
 def _run(loop: Loop, rules: Rules) -> int:
