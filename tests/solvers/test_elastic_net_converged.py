@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -96,6 +96,10 @@ def test_two_classes_are_the_binary_model_with_l1_and_half_of_l2(dtype):
     l2=st.one_of(st.just(0.0), st.floats(1e-5, 0.3)),
     seed=st.integers(0, 2**31),
 )
+@example(classes=3, n=18, dim=6, l1=1e-5, l2=0.0, seed=0)  # the minimum lies far along a narrow, curved valley
+@example(classes=4, n=26, dim=7, l1=1e-5, l2=0.0, seed=2134656236)
+@example(classes=4, n=15, dim=4, l1=1e-5, l2=0.0, seed=21849574)
+@example(classes=2, n=11, dim=9, l1=1e-5, l2=0.0, seed=334833732)  # both classes' weights become zero at once
 def test_the_default_stop_is_within_1e4_of_the_minimum(classes, n, dim, l1, l2, seed):
     rng = np.random.default_rng(seed)
     X_ND = rng.normal(size=(n, dim)) * rng.lognormal(size=dim) + rng.normal(size=dim)
