@@ -20,7 +20,7 @@ CELLS = ((1e-3, 1e-3), (1e-2, 0.0), (1e-4, 1e-2), (3e-3, 2e-5))
 
 @pytest.fixture(scope="module", params=["as it chooses", "together"], autouse=True)
 def search(request):
-    """Most problems here are small: in the second pass they too are minimised by proximal quasi-Newton, side by side."""
+    """Most problems here are small: the second pass minimises them by proximal quasi-Newton, side by side, too."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "together":
             patch.setattr(elastic_net_converged, "_SMALL_PARAMETERS", 0)
