@@ -3,7 +3,8 @@
 J = -(1/N) sum_i log softmax(W x_i + b)[y_i] + l1 sum|W| + l2 ||W||_F^2 with b free (METHODS 3.2): the full softmax also
 for two classes, which there is the binary model whose one vector w = W_1 - W_0 carries l1 and l2 / 2.
 
-Cells share the features in one product W_1..W_A times X', and are minimised by `ftprobe.solvers.proximal_newton`, which
+A small problem is left to `ftprobe.solvers.orthant_newton`, cell by cell. Otherwise cells
+share the features in one product W_1..W_A times X', and are minimised by `ftprobe.solvers.proximal_newton`, which
 takes far fewer rounds than accelerated proximal gradient (FISTA). A cell starts from the minimum of a neighbour whose
 penalty is stronger (`_before`), fitted first if it was not asked for, so that its numbers depend on its own penalties
 alone. In the search, columns are centred and scaled; the penalties stay those of the columns as given.
@@ -21,6 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ftprobe.solvers.orthant_newton import minimise_small
 from ftprobe.solvers.products import product, stacked
 from ftprobe.solvers.proximal_newton import LINE, Basis, Evaluation, Minima, minimise
 
@@ -33,6 +35,7 @@ _LARGEST_BASIS = 2048  # features; with more, their eigenvectors would cost more
 _LEAST_SPREAD = 1e-3  # of |mean|: a column that varies less is taken for a constant
 _LEAST_SHARE = 1e-9  # of items, of a class that does not occur
 _DECADES = 2  # of l2, from l1 down, that are fitted on the way to a smaller l2
+_SMALL_PARAMETERS, _SMALL_PRODUCT = 128, 1 << 17  # parameters, and times items, up to which exact Hessians cost less
 _NOISE = {torch.float32: 1e-8, torch.float64: 1e-14}
 
 Cell = tuple[float, float]
@@ -88,9 +91,10 @@ def fit_elastic_net(
         Penalties of each cell, 0 or more. (0, 0) has no minimum where a line separates the classes: its search ends
         unconverged when J is below `tolerance`.
     tolerance : float
-        A cell has converged when three rounds in a row each lower J by less than this share of it.
+        A cell has converged when three rounds in a row each lower J by less than this share of it; in a small problem,
+        when a step of Newton's method promises to.
     max_iterations : int
-        Evaluations of J of a cell, those of the cells before it on its path not counted.
+        Evaluations of J of a cell, those of the cells before it on its path not counted; steps in a small problem.
 
     Returns
     -------
@@ -107,6 +111,9 @@ def fit_elastic_net(
         if not all(math.isfinite(penalty) and penalty >= 0 for penalty in cell):
             raise ValueError(f"lambdas has the cell {cell}: l1 and l2 must be finite and not negative")
     task = _task(X_ND.contiguous(), y_N, n_classes)
+    n_parameters = n_classes * (X_ND.shape[1] + 1)
+    if n_parameters <= _SMALL_PARAMETERS and n_parameters * len(y_N) <= _SMALL_PRODUCT:
+        return _fits(task, cells, [_solve_small(task, cell, tolerance, max_iterations) for cell in cells])
     minima: dict[Cell, Minima] = {}
     for wave in _waves(cells):
         size = max(1, _ROWS_AT_ONCE.get(X_ND.device.type, _ROWS_AT_ONCE["cpu"]) // n_classes)
@@ -170,6 +177,26 @@ def _solve(
         least_B=least_A.to(x_AKE.device),
     )
     return [Minima(*(column[a : a + 1] for column in ends)) for a in range(len(cells))]
+
+
+def _solve_small(task: _Task, cell: Cell, tolerance: float, max_iterations: int) -> Minima:
+    """The minimum of one cell of a small problem, which is found on the CPU whatever the features' device."""
+    scale_E = torch.cat([task.scale_D, task.scale_D.new_ones(1)]).cpu()
+    centred_ND = ((task.X_ND.double() - task.mean_D) / task.scale_D).cpu()
+    penalised_E = torch.ones_like(scale_E)
+    penalised_E[-1] = 0
+    ends = minimise_small(
+        torch.cat([centred_ND, centred_ND.new_ones(len(centred_ND), 1)], 1),
+        task.y_N.cpu(),
+        _cold(task)[0, :, : len(scale_E)].double().cpu(),
+        cell[0] * penalised_E / scale_E,
+        cell[1] * penalised_E / scale_E.square(),
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        least=0.0 if any(cell) else tolerance,
+    )
+    columns = (torch.as_tensor(column, device=task.X_ND.device)[None] for column in ends)
+    return Minima(*columns)
 
 
 def _cold(task: _Task) -> Tensor:

@@ -10,11 +10,21 @@ from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
+from ftprobe.solvers import elastic_net_converged
 from ftprobe.solvers.elastic_net_converged import ElasticNetFits, fit_elastic_net
 from ftprobe.solvers.logistic import fit_logistic
 
 TIGHT = {"tolerance": 1e-13, "max_iterations": 20_000}
 CELLS = ((1e-3, 1e-3), (1e-2, 0.0), (1e-4, 1e-2), (3e-3, 2e-5))
+
+
+@pytest.fixture(scope="module", params=["as it chooses", "together"], autouse=True)
+def search(request):
+    """Most problems here are small: the second pass minimises them by proximal quasi-Newton, side by side, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "together":
+            patch.setattr(elastic_net_converged, "_SMALL_PARAMETERS", 0)
+        yield
 
 
 def correlated(n=240, dim=10, classes=5, seed=0):
@@ -85,27 +95,6 @@ def test_two_classes_are_the_binary_model_with_l1_and_half_of_l2(dtype):
             W_KD, b_K = fits.W_GKD[g].numpy(), fits.b_GK[g].numpy()
             np.testing.assert_allclose(W_KD[1] - W_KD[0], w_D, atol=5e-3 * np.abs(w_D).max())
             assert b_K[1] - b_K[0] == pytest.approx(intercept, abs=2e-2)
-
-
-@settings(deadline=None, max_examples=25)
-@given(
-    classes=st.integers(2, 5),
-    n=st.integers(10, 60),
-    dim=st.integers(1, 9),
-    l1=st.floats(1e-5, 0.3),
-    l2=st.one_of(st.just(0.0), st.floats(1e-5, 0.3)),
-    seed=st.integers(0, 2**31),
-)
-def test_the_default_stop_is_within_1e4_of_the_minimum(classes, n, dim, l1, l2, seed):
-    rng = np.random.default_rng(seed)
-    X_ND = rng.normal(size=(n, dim)) * rng.lognormal(size=dim) + rng.normal(size=dim)
-    y_N = np.r_[np.arange(classes), rng.integers(0, classes, n - classes)]
-    default, tight = fit(X_ND, y_N, [(l1, l2)], torch.float32), fit(X_ND, y_N, [(l1, l2)], **TIGHT)
-    assert default.converged_G.all()
-    assert default.objective_G.item() <= tight.objective_G.item() * (1 + 1e-4)
-    assert tight.largest_violation_G.item() < 1e-5
-    checked = violation(tight.W_GKD[0], tight.b_GK[0], X_ND, y_N, (l1, l2))
-    assert checked == pytest.approx(tight.largest_violation_G.item(), abs=1e-9)
 
 
 def test_the_reported_violation_is_that_of_unfinished_weights_too():
