@@ -94,11 +94,11 @@ def test_malformed_lines(bad: dict[str, Any], said: str, tmp_path: Path) -> None
     assert "train.jsonl.gz:2" in str(error.value)
 
 
-GZIPPED = gzip.compress(json.dumps(TRAIN).encode())
+GZIPPED = gzip.compress(json.dumps(TRAIN).encode(), mtime=0)
 
 
 @pytest.mark.parametrize(
-    "content", [b"not gzip", GZIPPED[:-12], GZIPPED[:40] + b"\0\0" + GZIPPED[42:], gzip.compress(b"\xff{")]
+    "content", [b"not gzip", GZIPPED[:-12], GZIPPED[:40] + b"\0\0" + GZIPPED[42:], gzip.compress(b"\xff{", mtime=0)]
 )
 def test_files_that_are_not_what_their_name_says(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "train.jsonl.gz").write_bytes(content)
