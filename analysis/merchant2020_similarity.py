@@ -15,7 +15,7 @@ import polars as pl
 
 from ftprobe import frames, similarities
 from ftprobe.claims import Cell, verdict, with_q
-from ftprobe.figures import Chart, Field, layer_curves
+from ftprobe.figures import BANDS, Chart, Field, layer_curves
 from ftprobe.similarities import Curve
 from ftprobe.stats import Floats, block_jackknife
 from ftprobe.tables import Table, layout
@@ -71,9 +71,10 @@ def figure5(records: pl.LazyFrame) -> Chart:
     """RSA to the pre-trained model by layer, one panel a tuned model, one line a text."""
     several = [curve for curve in _whole(records, ("rsa",)) if curve.of["domain"] is not None]
     points = _similarity_points(several, *_NO_DOMAINS)
+    spread = " ± sd" if points.select("text", "domain").n_unique() <= BANDS else ""
     return layer_curves(
         points.with_columns(panel=pl.format("{}, {} (n = {})", "model", "state", _n_seeds("model", "state"))),
-        title="Merchant 2020, Figure 5: RSA to the pre-trained model by text (mean ± sd over tuning seeds)",
+        title=f"Merchant 2020, Figure 5: RSA to the pre-trained model by text (mean{spread} over tuning seeds)",
         y=Field("mean", "RSA (Pearson r)"),
         color=Field("text", "text"),
         dash=Field("domain", "domain"),

@@ -31,7 +31,7 @@ _CROWD = 20  # names beyond which their panel is larger
 _PNG_SCALE = 2.0
 _FONT_SLACK = 40  # pixels: a browser's font may be wider than the one the legend was measured with
 _TICKS = 16  # steps beyond which not every whole number has a tick
-_BANDS = 4  # series beyond which bands hide more than they show
+BANDS = 4  # series beyond which bands hide more than they show
 _STAR = (
     "M0,-1L0.235,-0.324L0.951,-0.309L0.38,0.124L0.588,0.809L0,0.4L-0.588,0.809L-0.38,0.124L-0.951,-0.309L-0.235,-0.324Z"
 )
@@ -120,7 +120,7 @@ def _curves(
         base.mark_line().encode(along, own, **_series(dash)),
         base.mark_point(filled=True, size=22, opacity=1).encode(along, own, **_detail(dash)),
     ]
-    if _has_ends(frame) and (not lines or frame.select(lines).n_unique() <= _BANDS):
+    if _has_ends(frame) and (not lines or frame.select(lines).n_unique() <= BANDS):
         band = base.mark_area(opacity=0.15).encode(
             along, alt.Y("low:Q", title=y.title), alt.Y2("high:Q"), **_detail(dash)
         )
