@@ -335,18 +335,23 @@ def test_the_shipped_study_is_that_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "tasks"), [("durrani2021_minilm", {"cola", "sst2", "rte"}), ("zhou2022_minilm", {"cola"})]
+    ("name", "other", "tasks"),
+    [
+        ("durrani2021_minilm", "mosbach2020_minilm", {"cola", "sst2", "rte"}),
+        ("zhou2022_minilm", "finetune_minilm", {"upos@ud_ewt", "dep@ud_ewt", "ps_fxn", "ps_role", "trec_50"}),
+    ],
 )
-def test_the_small_studies_share_their_tuned_states(name: str, tasks: set[str]) -> None:
+def test_the_small_studies_share_their_tuned_states(name: str, other: str, tasks: set[str]) -> None:
     runs = {
         study: {
             (run.model, run.task, run.seed, run.options)
             for run in load_study(SWEEPS / f"{study}.yaml").finetune
             if run.variant == "finetuned"
         }
-        for study in (name, "mosbach2020_minilm")
+        for study in (name, other)
     }
-    assert runs[name] == {run for run in runs["mosbach2020_minilm"] if run[3].head_pooling == "cls" and run[1] in tasks}
+    heads = {run[3].head_pooling for run in runs[name]}
+    assert runs[name] == {run for run in runs[other] if run[3].head_pooling in heads and run[1] in tasks}
     assert len(runs[name]) == 3 * len(tasks)
 
 
