@@ -102,7 +102,7 @@ def pruned(records: pl.LazyFrame, *, number: int) -> Table:
     models = paper_models(records, CHECKPOINTS)
     if number == 6:
         records = records.filter(pl.col("model").replace_strict(models, default=None) == CHECKPOINTS["xlnet"])
-    found = frames.with_and_without_collapsed(records, _pruned_scores)
+    found = frames.with_and_without_collapsed(records, _pruned_scores).drop("variant")
     what = "scores of pruned models" + " of XLNet" * (number == 6)
     own = frames.require(found, what, "add `prune_top` to `finetune`")
     shown = frames.distinguishing(own, ["ft_task", "model", "pruned"], ["head_pooling", "runs"])[1:]
@@ -131,7 +131,7 @@ def _pruned_scores(records: pl.LazyFrame) -> pl.LazyFrame:
     scores = frames.final_scores(records).filter(pl.col("metric") == metric, whole | cut)
     scores = scores.filter(cut.any().over("ft_task")).with_columns(pruned=name)
     # What pruning changes of the options would keep a task's scores apart.
-    return frames.in_print_units(frames.over_seeds(scores.drop("config", "variant"), interval=False))
+    return frames.in_print_units(frames.over_seeds(scores.drop("config"), interval=False))
 
 
 def table7(records: pl.LazyFrame) -> Table:

@@ -397,6 +397,16 @@ def test_tables_of_pruned_models_are_the_published_ones(report: Report, pruned: 
         report.tables["table6"](pruned.filter(pl.col("model") != "xlnet").lazy())
 
 
+def test_pruned_models_that_collapsed_have_a_row_without_them(report: Report, pruned: pl.DataFrame) -> None:
+    own = pruned.filter(pl.col("model") == "bert")
+    lost = (pl.col("variant") == "prune_top_6") & (pl.col("ft_seed") == 0) & (pl.col("ft_task") == "sst2")
+    detail = pl.when(lost).then(pl.lit('{"selected": true, "collapsed": true}')).otherwise("detail")
+    table = report.tables["table2"](own.with_columns(detail=detail).lazy())
+    assert table.frame.select("pruned", "runs").rows()[1:3] == [("top 6", "all"), ("top 6", "not collapsed")]
+    seeds = table.values.filter(source="ours", pruned="top 6", ft_task="SST-2").select("runs", "n").rows()
+    assert sorted(seeds) == [("all", 3), ("not collapsed", 2)]
+
+
 def test_other_prunings_have_no_published_numbers(report: Report, pruned: pl.DataFrame) -> None:
     half = pruned.with_columns(pl.col("variant").str.replace("_6", "_3"), model=pl.lit("minilm"))
     half = half.filter(pruned["model"] == "bert", pl.col("ft_task") != "qnli")
