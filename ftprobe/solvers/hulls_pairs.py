@@ -48,11 +48,15 @@ class Found(NamedTuple):
 
 
 class _Limits(NamedTuple):
-    """When the exchanges of a round end: relatively, below ||v||^2 of, after how many for each point."""
+    """When the exchanges of a round end: relatively, below ||v||^2 of, after how many for each point; unit of ||v||^2.
+
+    The vectors of working sets are divided by the largest norm: products with v are multiplied by `unit`.
+    """
 
     target: float
     floor: float
     most: int
+    unit: float
 
 
 class _Held(NamedTuple):
@@ -83,7 +87,7 @@ class _Working:
         size, C = int(self.held.size_2.max()), self.held.row_2C.shape[1]
         if size == C:
             self.held, C = _grown(self.held), 2 * C
-        fresh = join(*sides, *rated, *self.inner, min(_JOIN if size else _FIRST, C - size), self.held)
+        fresh = join(*sides, *rated, limits.unit, *self.inner, min(_JOIN if size else _FIRST, C - size), self.held)
         if not fresh and self.solved_to <= limits.target and upper - lower > 0.5 * self.width:
             return False
         self.width = upper - lower
@@ -154,6 +158,7 @@ def join(
     B_ND: Singles,
     a_N: Array,
     b_N: Array,
+    unit: float,
     inner0_NN: Singles,
     inner1_NN: Singles,
     most: int,
@@ -178,7 +183,7 @@ def join(
     if old0:
         for s, rated_N in ((0, a_N), (1, b_N)):
             for k in range(size_2[s]):
-                product_2C[s, k] = rated_N[row_2C[s, k]]
+                product_2C[s, k] = unit * rated_N[row_2C[s, k]]
     else:
         weight_2C[0, :n0], weight_2C[1, :n1] = 1.0 / n0, 1.0 / n1
         for s in range(2):
@@ -270,25 +275,19 @@ def pair_bounds(
         Exchanges in a round, for each point of a working set.
     """
     size = max(float(np.sqrt(np.einsum("nd,nd->n", side, side).max())) for side in sides) or 1.0
-    single = [np.divide(side, size, dtype=np.float32, casting="same_kind") for side in sides]
-    limits = _Limits(tol / 3 if tol >= 0 else _ROUGH, overlap_eps * scale / size**2, max_iterations)
+    single = [(side / size).astype(np.float32) for side in sides]
+    limits = _Limits(tol / 3 if tol >= 0 else _ROUGH, overlap_eps * scale / size**2, max_iterations, size**-2)
     found = Found(np.zeros(len(pairs), np.int64), np.full(len(pairs), np.inf), np.zeros(len(pairs)))
     for start in range(0, len(pairs), _TOGETHER):
         open_p = np.arange(start, min(start + _TOGETHER, len(pairs)))
         working = _begin(single, pairs[open_p])
         for _ in range(_ROUNDS):
-            v_pD = _points(sides, pairs[open_p], working)
-            rated = _rate(sides, pairs[open_p], v_pD)
-            left = []
-            for k, p in enumerate(open_p):
-                if not _note(found, int(p), v_pD[k], float(rated[k][0].min() + rated[k][1].min()), size, tol):
-                    continue
-                if (found.upper_P[p] / size) ** 2 <= limits.floor:
-                    continue
-                two = (single[pairs[p, 0]], single[pairs[p, 1]])
-                in_units = (rated[k][0] / size**2, rated[k][1] / size**2)
-                upper, lower = float(found.upper_P[p]), float(found.lower_P[p])
-                if working[k].improve(two, in_units, upper, lower, limits):
+            v_pD, left = _points(sides, pairs[open_p], working), []
+            for k, (p, rated) in enumerate(zip(open_p, _rate(sides, pairs[open_p], v_pD), strict=True)):
+                wide = _note(found, int(p), v_pD[k], float(rated[0].min() + rated[1].min()), _ROUNDING * size, tol)
+                two, upper = (single[pairs[p, 0]], single[pairs[p, 1]]), float(found.upper_P[p])
+                given_up = upper * upper <= overlap_eps * scale
+                if wide and not given_up and working[k].improve(two, rated, upper, found.lower_P[p], limits):
                     left.append(k)
             open_p, working = open_p[left], [working[k] for k in left]
             if not left:
@@ -349,11 +348,11 @@ def _points(sides: Sequence[Array], pairs_p2: Ints, working: list[_Working]) -> 
     return v_pD
 
 
-def _note(found: Found, p: int, v_D: Array, gap: float, size: float, tol: float) -> bool:
+def _note(found: Found, p: int, v_D: Array, gap: float, guard: float, tol: float) -> bool:
     """Enter what v and the least sum of products prove about pair p; whether it stays open."""
     norm = float(np.sqrt(v_D @ v_D))
     found.upper_P[p] = min(found.upper_P[p], norm)
-    if gap > _ROUNDING * size * norm:
+    if gap > guard * norm:
         found.verdict_P[p] = SEPARABLE
         found.lower_P[p] = min(max(found.lower_P[p], gap / norm), found.upper_P[p])
     if found.verdict_P[p] == UNDECIDED:
