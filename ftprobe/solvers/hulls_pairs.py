@@ -27,8 +27,7 @@ Array = NDArray[np.float64]
 Singles = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-_FIRST = 64  # points of each side in a working set at first
-_JOIN = 24  # that join it at a time
+_JOIN = 32  # points of each side that join a working set at a time
 _PLACES = 128  # for points of each side at first
 _ROUNDS = 60
 _TOGETHER = 128  # pairs at a time: their working sets are in memory together
@@ -87,7 +86,7 @@ class _Working:
         size, C = int(self.held.size_2.max()), self.held.row_2C.shape[1]
         if size == C:
             self.held, C = _grown(self.held), 2 * C
-        fresh = join(*sides, *rated, limits.unit, *self.inner, min(_JOIN if size else _FIRST, C - size), self.held)
+        fresh = join(*sides, *rated, limits.unit, *self.inner, min(_JOIN, C - size), self.held)
         if not fresh and self.solved_to <= limits.target and upper - lower > 0.5 * self.width:
             return False
         self.width = upper - lower
