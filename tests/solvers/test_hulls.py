@@ -82,6 +82,17 @@ def test_distances_are_twice_the_margin_of_a_support_vector_machine(D, n):
     np.testing.assert_allclose(found.lower_P, found.upper_P, rtol=1e-6)
 
 
+@pytest.mark.parametrize("unit", [1e-60, 1e60])
+def test_distances_scale_with_the_points_beyond_the_range_of_single_precision(unit):
+    rng = np.random.default_rng(0)
+    sides = [rng.normal(size=(60, 100)) + shift for shift in (0.0, 0.3, -0.3)]
+    pairs = np.array([[0, 1], [0, 2], [1, 2]])
+    found, scaled = (hull_bounds(s, pairs, rules(*s), tol=1e-6) for s in (sides, [unit * side for side in sides]))
+    assert (found.lower_P > 0).all()
+    np.testing.assert_allclose(scaled.upper_P, unit * found.upper_P, rtol=1e-6)
+    np.testing.assert_allclose(scaled.lower_P, scaled.upper_P, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("A", "B", "distance"),
     [
