@@ -110,6 +110,11 @@ def test_waiting_trials_start_nodes_and_impossible_ones_are_refused(autoscaled: 
 
         import ray
 
+        # The waiting trials are to start the second node, however slow this machine is at it.
+        end = time.monotonic() + 60
+        while sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes()) < 2:
+            assert time.monotonic() < end, "the second node never started"
+            time.sleep(0.2)
         time.sleep(2)
         metrics = {"node": ray.get_runtime_context().get_node_id()}
         return {"state": "done", "error": "", "corrupt": [], "wall_s": 2.0, "metrics": metrics}
