@@ -20,16 +20,17 @@ class ClusterOptions(BaseModel):
     conflicts: Literal["isolate", "drop", "error"] = "isolate"
     """Identical vectors with different labels stay clusters of their own, are left out, or are an error."""
     solver: Literal["auto", "minnorm", "lp"] = "auto"
-    """What decides whether two hulls meet: a min-norm point, a linear program, or the first and then the second."""
+    """What decides whether two hulls meet: min-norm and interior points, a linear program, or the first and, where they
+    find no proof, the second."""
     scale: Literal["none", "standardise"] = "none"
     """`standardise`: features minus train mean, divided by train sd, also for distances and centroids."""
     tol: Annotated[float, Field(gt=0, lt=1)] = 1e-3
     """Largest relative gap between the two bounds of a distance."""
     overlap_eps: Positive = 1e-7
-    """Hulls are left to the linear program where the square of their distance is below this share of the mean squared
-    norm of the centred features."""
+    """Hulls of many points in more than 64 dimensions: the search for a min-norm point is given up where the square of
+    their distance is below this share of the mean squared norm of the centred features; the other ways decide."""
     max_iterations: Annotated[int, Field(ge=1)] = 5000
-    """Steps towards a min-norm point; then the linear program decides."""
+    """Steps towards a min-norm point of few points or dimensions; then the other ways decide."""
     nonlinear: Literal["skip", "cluster_mean"] = "skip"
     """Where a part is not linear it has no distance vector, as in the paper; or a pair of labels has the mean over the
     pairs of their clusters, as in the authors' code."""
