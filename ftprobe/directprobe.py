@@ -58,8 +58,8 @@ class DirectProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     tol : float
         Largest relative gap between the bounds of a distance.
     overlap_eps : float
-        Squared distance of hulls, relative to the mean squared norm, below which the search for a min-norm point of many
-        points in more than 64 dimensions is given up for the other ways.
+        Squared distance of hulls, relative to the mean squared norm, below which the search for a min-norm point of
+        many points in more than 64 dimensions is given up for the other ways.
     max_iterations : int
         Of the min-norm solver for few points or dimensions, for one pair.
 

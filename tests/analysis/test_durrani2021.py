@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from tablelab import cell, drawn
 
 from ftprobe.frames import MissingData
 from ftprobe.planner import make_plan
@@ -15,7 +16,7 @@ from ftprobe.published import load
 from ftprobe.report import Report, find_report, render_html
 from ftprobe.store import Store
 from ftprobe.study import load_study
-from ftprobe.tables import DASH, Table
+from ftprobe.tables import DASH
 
 SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"
 MODELS = {"google-bert/bert-base": "bert", "FacebookAI/roberta-base": "roberta", "xlnet/xlnet-base-cased": "xlnet"}
@@ -31,18 +32,6 @@ Made = Callable[[Iterator[Row]], pl.DataFrame]
 @pytest.fixture(scope="module")
 def report() -> Report:
     return find_report("durrani2021", SWEEPS / "durrani2021.yaml")
-
-
-def cell(table: Table, row: tuple[str, ...], column: str) -> str:
-    """The printed cell of a row, by its leading headers, and a joined column header."""
-    found = [line for line in table.frame.iter_rows(named=True) if tuple(line.values())[: len(row)] == row]
-    assert found, f"no row {row} in {table.frame}"
-    return str(found[0][column])
-
-
-def drawn(report: Report, figure: str, records: pl.DataFrame) -> list[dict[str, object]]:
-    """The points of a figure."""
-    return next(iter(report.figures[figure](records.lazy()).to_dict()["datasets"].values()))
 
 
 def published(*tables: str) -> Iterator[dict[str, object]]:

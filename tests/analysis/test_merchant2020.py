@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import tinylm
+from tablelab import cell, drawn
 
 import ftprobe
 from ftprobe.figures import write
@@ -17,7 +18,7 @@ from ftprobe.planner import make_plan
 from ftprobe.report import Report, find_report, render_html
 from ftprobe.store import Store
 from ftprobe.study import load_study, parse_study
-from ftprobe.tables import DASH, Table
+from ftprobe.tables import DASH
 
 SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"
 SCORES = {"mnli": ("accuracy",), "squad": ("f1", "em"), "ud_parsing": ("las", "uas")}
@@ -30,18 +31,6 @@ Made = Callable[[Iterator[Row]], pl.DataFrame]
 @pytest.fixture(scope="module")
 def report() -> Report:
     return find_report("merchant2020", SWEEPS / "merchant2020.yaml")
-
-
-def cell(table: Table, row: tuple[str, ...], column: str) -> str:
-    """The printed cell of a row, by its leading headers, and a joined column header."""
-    found = [line for line in table.frame.iter_rows(named=True) if tuple(line.values())[: len(row)] == row]
-    assert found, f"no row {row} in {table.frame}"
-    return str(found[0][column])
-
-
-def drawn(report: Report, figure: str, records: pl.DataFrame) -> list[dict[str, object]]:
-    """The points of a figure."""
-    return next(iter(report.figures[figure](records.lazy()).to_dict()["datasets"].values()))
 
 
 def score(task: str, variant: str, k: int) -> float:

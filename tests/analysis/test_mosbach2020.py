@@ -6,11 +6,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from tablelab import cell
 
 from ftprobe.frames import MissingData
 from ftprobe.published import load
 from ftprobe.report import Report, find_report, render_html
-from ftprobe.tables import DASH, Table
+from ftprobe.tables import DASH
 
 SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"
 
@@ -18,13 +19,6 @@ SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"
 @pytest.fixture(scope="module")
 def report() -> Report:
     return find_report("mosbach2020", SWEEPS / "mosbach2020.yaml")
-
-
-def cell(table: Table, row: tuple[str, ...], column: str) -> str:
-    """The printed cell of a row, by its leading headers, and a joined column header."""
-    found = [line for line in table.frame.iter_rows(named=True) if tuple(line.values())[: len(row)] == row]
-    assert found, f"no row {row} in {table.frame}"
-    return str(found[0][column])
 
 
 CELLS = 72  # of Table 2 and of Table 5: models x sets x poolings x tasks x groups

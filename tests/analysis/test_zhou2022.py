@@ -9,12 +9,13 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from tablelab import cell
 
 from ftprobe.frames import MissingData
 from ftprobe.published import load
 from ftprobe.report import Report, find_report, render_html
 from ftprobe.study import load_study
-from ftprobe.tables import DASH, Table
+from ftprobe.tables import DASH
 
 SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"
 MODELS = {
@@ -38,13 +39,6 @@ Made = Callable[[Iterator[Row]], pl.DataFrame]
 @pytest.fixture(scope="module")
 def report() -> Report:
     return find_report("zhou2022", SWEEPS / "zhou2022.yaml")
-
-
-def cell(table: Table, row: tuple[str, ...], column: str) -> str:
-    """The printed cell of a row, by its leading headers, and a joined column header."""
-    found = [line for line in table.frame.iter_rows(named=True) if tuple(line.values())[: len(row)] == row]
-    assert found, f"no row {row} in {table.frame}"
-    return str(found[0][column])
 
 
 def probe(model: str, layer: int, task: str, tuned: str, seed: int) -> Row:

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from questionlab import Cut, tuned
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from ftprobe.errors import InputError
-from ftprobe.finetune import Checkpoints, checkpoints, finetune
+from ftprobe.finetune import checkpoints
 from ftprobe.finetune.natural_questions import (
     METRICS,
     TYPES,
@@ -47,10 +48,6 @@ FAST: dict[str, Any] = {
     "learning_rate": 3e-3,
     "batch_size": 16,
 }
-
-
-class Cut(BaseException):
-    """What ends a run as a signal would: nothing catches it."""
 
 
 def page(rng: random.Random, kind: str) -> tuple[str, str]:
@@ -90,25 +87,7 @@ def planted(n_train: int = 60, n_test: int = 20, kinds: Sequence[str] = TYPES) -
 
 
 def run(tiny: str, out: Path, task: TaskData, **options: Any) -> Outcome:
-    out.mkdir(exist_ok=True)
-    store, cut = options.pop("store", None), options.pop("cut", 0)
-
-    def report(metrics: dict[str, object]) -> None:
-        if metrics["epoch"] == cut:
-            raise Cut
-
-    return finetune(
-        FinetuneOptions.model_validate({**FAST, **options}),
-        task,
-        objective="span_type",
-        metrics=METRICS,
-        load=lambda: load_encoder(tiny, offline=True),
-        seed=0,
-        out=out,
-        report=report,
-        device="cpu",
-        checkpoints=Checkpoints(store, "f" * 32) if store else None,
-    )
+    return tuned("span_type", METRICS, tiny, out, task, **{**FAST, **options})
 
 
 def made(tiny: str, task: TaskData, *, dev: int = 0, seed: int = 0, **options: Any) -> NaturalQuestions:

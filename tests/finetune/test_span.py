@@ -14,10 +14,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from questionlab import Cut, tuned
 from safetensors.torch import load_file
 
 from ftprobe.errors import InputError
-from ftprobe.finetune import Checkpoints, checkpoints, finetune
+from ftprobe.finetune import checkpoints
 from ftprobe.finetune.span import SpanExtraction, make
 from ftprobe.finetune.span_decoding import BEST, best_spans, best_windows
 from ftprobe.finetune.squad_scores import scores
@@ -31,10 +32,6 @@ from ftprobe.tasks.types import Corpus, LabelSet, Sentence, Split, TaskData
 METRICS = ("f1", "em")
 SMALL: dict[str, Any] = {"max_length": 24, "stride": 8, "question_length": 4, "answer_length": 5}
 FAST: dict[str, Any] = {**SMALL, "epochs": 5, "learning_rate": 3e-3, "batch_size": 16}
-
-
-class Cut(BaseException):
-    """What ends a run as a signal would: nothing catches it."""
 
 
 def task_of(rows: Sequence[tuple[Split, str, str, dict[str, Any]]]) -> TaskData:
@@ -62,25 +59,7 @@ def planted(n_train: int = 48, n_test: int = 20, *, longest: int = 60, impossibl
 
 
 def run(tiny: str, out: Path, task: TaskData, *, seed: int = 0, **options: Any) -> Outcome:
-    out.mkdir(exist_ok=True)
-    store, cut = options.pop("store", None), options.pop("cut", 0)
-
-    def report(metrics: dict[str, object]) -> None:
-        if metrics["epoch"] == cut:
-            raise Cut
-
-    return finetune(
-        FinetuneOptions.model_validate({**FAST, **options}),
-        task,
-        objective="span",
-        metrics=METRICS,
-        load=lambda: load_encoder(tiny, offline=True),
-        seed=seed,
-        out=out,
-        report=report,
-        device="cpu",
-        checkpoints=Checkpoints(store, "f" * 32) if store else None,
-    )
+    return tuned("span", METRICS, tiny, out, task, seed=seed, **{**FAST, **options})
 
 
 def last(outcome: Outcome, metric: str) -> Measurement:
