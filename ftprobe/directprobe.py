@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 from ftprobe.errors import InputError
 from ftprobe.solvers.clustering import cluster_items, distinct_items, group_sums
 from ftprobe.solvers.hulls import Rules, hull_bounds, nearest_hulls
+from ftprobe.solvers.threads import own_threads
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -104,6 +105,7 @@ class DirectProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.overlap_eps = overlap_eps
         self.max_iterations = max_iterations
 
+    @own_threads()
     def fit(self, X_ND: ArrayLike, y_N: ArrayLike) -> Self:
         """Cluster items.
 
@@ -193,6 +195,7 @@ class DirectProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         nearest_N = nearest_hulls((X_ND - self._mean_D) / self._width_D, sides, self._rules, tol=self.tol)
         return np.asarray(self.classes_[self.cluster_classes_[nearest_N]])
 
+    @own_threads()
     def distances(self, *, min_cluster: int = 1) -> Distances:
         """Hull distances of all pairs of clusters with different labels.
 
@@ -207,6 +210,7 @@ class DirectProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return _distances(self._X_nD, self._cluster_n, pairs, self._rules, self.tol)
 
 
+@own_threads()
 def label_distances(
     X_ND: ArrayLike,
     y_N: ArrayLike,

@@ -120,8 +120,10 @@ def _bound(sides: Sequence[Array], pairs: Ints, rules: Rules, *, tol: float) -> 
     if sides[0].shape[1] <= _FEW_DIMS:
         small_P[:] = True
     if small_P.any():
-        start_M = np.r_[0, np.cumsum(size_M)]
-        some = nearest_of_pairs(np.concatenate(sides), start_M, pairs[small_P], rules.scale, tol, rules.max_iterations)
+        used, few = np.unique(pairs[small_P], return_inverse=True)
+        start_M = np.r_[0, np.cumsum(size_M[used])]
+        X_ND = np.concatenate([sides[m] for m in used])
+        some = nearest_of_pairs(X_ND, start_M, few.reshape(-1, 2), rules.scale, tol, rules.max_iterations)
         for whole_P, part_p in zip(found, some, strict=True):
             whole_P[small_P] = part_p
     if not small_P.all():

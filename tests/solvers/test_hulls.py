@@ -1,5 +1,7 @@
 """Hulls that meet or not, against linear programs; their distances, against closed forms and scikit-learn's SVC."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,9 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import linprog
 from sklearn.svm import SVC
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from ftprobe.solvers.hulls import Rules, hull_bounds, hull_verdict, hull_verdicts, interior_verdict, lp_verdict
 from ftprobe.solvers.hulls_corral import OVERLAP, SEPARABLE, UNDECIDED
+from ftprobe.solvers.hulls_pairs import pair_bounds
+from ftprobe.solvers.threads import own_threads
 
 TWO = np.array([[0, 1]])
 
@@ -129,3 +134,42 @@ def test_the_program_alone_agrees():
     for shift in (0.0, 5.0):
         A_ND, B_ND = rng.normal(size=(12, 4)), rng.normal(size=(12, 4)) + shift
         assert lp_verdict(A_ND, B_ND) == (OVERLAP if share_a_point(A_ND, B_ND) else SEPARABLE)
+
+
+def around(centres, n, D, seed=0):
+    rng = np.random.default_rng(seed)
+    return [centre * rng.normal(size=D) + rng.normal(size=(n, D)) for centre in centres]
+
+
+PAIRS_OF_4 = np.array(list(combinations(range(4), 2)))
+
+
+def test_working_sets_grow_to_hold_all_points():
+    """So many points carry the nearest points that neither single precision's places nor the first growth suffice."""
+    sides = around([0.02] * 2, 600, 1300)
+    found = pair_bounds(sides, TWO, scale=1300.0, tol=1e-4, overlap_eps=1e-7, max_iterations=100)
+    assert found.verdict_P[0] == SEPARABLE
+    assert found.upper_P[0] - found.lower_P[0] <= 1e-4 * found.upper_P[0]
+    svc = SVC(C=1e6, kernel="linear", tol=1e-6).fit(np.vstack(sides), [1] * 600 + [0] * 600)
+    assert min(svc.n_support_) > 2 * 192
+    assert found.upper_P[0] == pytest.approx(2 / np.linalg.norm(svc.coef_), rel=1e-4)
+
+
+@pytest.mark.parametrize("tol", [1e-4, -1.0])
+def test_any_number_of_threads_finds_the_same(tol):
+    sides = around([0.5, 0.2, 0.1, 0.05], 70, 120)
+    found = []
+    for threads in (1, 2, 3):
+        with threadpool_limits(threads):
+            found.append(pair_bounds(sides, PAIRS_OF_4, scale=120.0, tol=tol, overlap_eps=1e-7, max_iterations=100))
+    for other in found[1:]:
+        for one_P, other_P in zip(found[0], other, strict=True):
+            np.testing.assert_allclose(one_P, other_P, rtol=1e-12)
+
+
+def test_threads_of_blas_are_as_many_after_the_work_as_before():
+    with threadpool_limits(2, user_api="blas"):
+        with own_threads() as threads, own_threads() as inner:
+            assert (threads, inner) == (2, 2)
+            assert {each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"} == {1}
+        assert {each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"} == {2}
