@@ -211,7 +211,7 @@ def test_claims(report: Report, records: pl.LazyFrame) -> None:
     assert line(cells, "Z4", "minilm POS")["effect"].startswith(f"{np.mean(share) - 0.95:.3f}")
     assert line(cells, "Z5", "minilm PS-fxn: 0 > POS")["verdict"] == "supported"
     assert line(cells, "Z8", "minilm POS length")["effect"] == "1.000 ± 0.000"
-    assert {path[-1] for path in cells.columns} == {"effect", "interval", "q", "verdict"}
+    assert {path[-1] for path in cells.columns} == {"effect", "interval", "q", "decided by", "verdict"}
 
 
 def test_two_seeds_decide_nothing_by_sign(report: Report, records: pl.LazyFrame) -> None:
