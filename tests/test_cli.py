@@ -116,6 +116,19 @@ def test_an_own_analysis_reads_predictions(study: tuple[str, Path], tmp_path: Pa
     assert "140 rows, 0.000" in page.read_text()
 
 
+def test_the_analysis_of_the_readme(study: tuple[str, Path], tmp_path: Path) -> None:
+    path, store = study
+    section = (REPO / "README.md").read_text().partition("## Tables of your own")[2].partition("\n## ")[0]
+    code = [line.removeprefix("    ") for line in section.splitlines() if line.startswith("    ") or not line]
+    (tmp_path / "mine.py").write_text("\n".join(code))
+    document = {**yaml.safe_load(Path(path).read_text()), "report": "mine"}
+    (tmp_path / "quickstart.yaml").write_text(yaml.safe_dump(document))
+    done = ftprobe("table", str(tmp_path / "quickstart.yaml"), "words", store=store)
+    assert done.returncode == 0, done.stderr
+    assert "| label | pre-trained |" in done.stdout
+    assert "| NOUN " in done.stdout
+
+
 def test_records_are_tidy(study: tuple[str, Path], tmp_path: Path) -> None:
     path, store = study
     target = tmp_path / "records.parquet"

@@ -85,6 +85,20 @@ def test_a_state_less_another_of_one_baseline(tmp_path: Path) -> None:
     assert minus(one, two._replace(items=b"")) is None
 
 
+def test_a_baseline_of_two_trials_is_their_mean(tmp_path: Path) -> None:
+    base, *tuned = trials()
+    again = Trial(state("upos", trial="again"), ITEMS, guesses(0.4, 8))
+    records, predictions = written(tmp_path, [base, again, *tuned])
+    changes = frames.delta_to_pretrained(records).collect()
+    assert changes["baseline_trials"].to_list() == [["again", "upos-None-0"]] * 6
+    differences = Scored(changes, predictions).differences(changes)
+    assert differences is not None
+    assert differences.total_SU.sum() == pytest.approx(
+        sum(trial.right_PN.mean(axis=0).sum() for trial in tuned)
+        - len(SEEDS) * np.mean([trial.right_PN.mean(axis=0).sum() for trial in (base, again)])
+    )
+
+
 def replaced(trial: Trial, **columns: NDArray[np.int32]) -> Trial:
     return trial._replace(items=trial.items._replace(**columns))
 
