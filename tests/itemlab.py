@@ -5,7 +5,7 @@ Axes: P probe seeds, N items.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,7 +55,7 @@ def state(task: str, tuned: str | None = None, seed: int = 0, **more: object) ->
 
 
 def written(folder: Path, trials: Iterable[Trial]) -> tuple[pl.LazyFrame, ReadPredictions]:
-    """The records of trials, and their predictions in shuffled order of items."""
+    """The records of trials, and their predictions: items in another order for each probe seed."""
     parts, files = [], {}
     for number, trial in enumerate(trials):
         own = folder / "probe" / str(number)
@@ -68,14 +68,19 @@ def written(folder: Path, trials: Iterable[Trial]) -> tuple[pl.LazyFrame, ReadPr
         write_part(own, rows, trial.columns)
         parts.append((str(own / "records.parquet"), {}))
         if trial.keeps:
-            write_predictions(own, [_predictions(trial.items, p, right_N) for p, right_N in enumerate(right_PN)])
+            # Every other trial has its labels in another order.
+            labels = LABELS if number % 2 else LABELS[::-1]
+            write_predictions(
+                own, [_predictions(trial.items, p, right_N, labels) for p, right_N in enumerate(right_PN)]
+            )
             files[str(trial.columns["trial"])] = str(own / "predictions.parquet")
     return scan(parts), lambda asked: scan_predictions([(t, files[t]) for t in dict.fromkeys(asked) if t in files])
 
 
-def _predictions(items: Items, probe_seed: int, right_N: Sequence[bool] | NDArray[np.bool_]) -> Predictions:
-    predicted_N = np.where(right_N, items.gold_N, (items.gold_N + 1) % len(LABELS)).astype(np.int32)
+def _predictions(items: Items, probe_seed: int, right_N: NDArray[np.bool_], labels: tuple[str, ...]) -> Predictions:
+    id_K = np.array([labels.index(label) for label in LABELS], np.int32)
+    predicted_N = np.where(right_N, items.gold_N, (items.gold_N + 1) % len(LABELS))
     order = np.random.default_rng(probe_seed).permutation(len(predicted_N))
     score_N = np.full(len(predicted_N), 0.5, np.float32)
-    columns = [column[order] for column in (*items, predicted_N, score_N)]
-    return Predictions("test", 6, probe_seed, *columns, LABELS)
+    columns = (items.sentence_N, items.word_N, id_K[items.gold_N], id_K[predicted_N], score_N)
+    return Predictions("test", 6, probe_seed, *(column[order] for column in columns), labels)
