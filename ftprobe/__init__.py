@@ -1,7 +1,7 @@
 """ftprobe: how fine-tuning changes the representations of pre-trained language models.
 
-`load_study`, `plan`, `run` and `records` are the command line's own functions; importing this package loads none of
-ray, torch, transformers.
+`load_study`, `plan`, `run`, `records` and `results` are the command line's own functions; importing this package loads
+none of ray, torch, transformers.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ftprobe.api import plan as plan
     from ftprobe.api import records as records
+    from ftprobe.api import results as results
     from ftprobe.api import run as run
     from ftprobe.errors import InputError as InputError
     from ftprobe.store import Store as Store
@@ -21,13 +22,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "plan": "ftprobe.api",
     "records": "ftprobe.api",
+    "results": "ftprobe.api",
     "run": "ftprobe.api",
     "InputError": "ftprobe.errors",
     "Store": "ftprobe.store",
     "Study": "ftprobe.study",
     "load_study": "ftprobe.study",
 }
-__all__ = ["InputError", "Store", "Study", "load_study", "plan", "records", "run"]
+__all__ = ["InputError", "Store", "Study", "load_study", "plan", "records", "results", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The commands as functions: plan a study, run it, read its records.
+"""The commands as functions: plan a study, run it, read its records and predictions.
 
 >>> import ftprobe
 >>> study = ftprobe.load_study("sweeps/quickstart.yaml")     # doctest: +SKIP
@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,12 +23,14 @@ from ftprobe.corpora import corpus_id, labels_id, prepare
 from ftprobe.cost import MANIFESTS_READ, speeds
 from ftprobe.errors import CorruptArtifact, InputError
 from ftprobe.planner import STAGES, Plan, Stage, make_plan
+from ftprobe.rows import PREDICTIONS, scan_predictions
 from ftprobe.store import Store
 from ftprobe.study import Study, load_study
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from ftprobe.items import ReadPredictions
     from ftprobe.runner import Observer
     from ftprobe.schedule import Schedule
 
@@ -60,6 +63,24 @@ class Summary(NamedTuple):
     def started(self) -> int:
         """Trials that this run executed."""
         return sum(n for states in self.counts.values() for state, n in states.items() if state in ("done", "failed"))
+
+
+class Results(NamedTuple):
+    """What a study has come to so far.
+
+    Attributes
+    ----------
+    records : polars.LazyFrame
+        One row a number.
+    predictions : callable
+        From trials, as `trial` of `records` names them, to a lazy frame of what they predicted of each item: `trial`,
+        `split`, `layer`, `probe_seed`, `sentence`, `word`, `gold`, `predicted`, `score` (the probability of the label
+        predicted). Trials that keep none have no rows. Files of a remote store are fetched when it is called; it raises
+        `CorruptArtifact` for one that is damaged.
+    """
+
+    records: pl.LazyFrame
+    predictions: ReadPredictions
 
 
 def open_store(store: str | Path | Store | None = None) -> Store:
@@ -159,9 +180,26 @@ def records(
 
     Those of many trials are kept together in compact files, which the first call writes where the run did not.
     """
+    return results(study, store=store, data=data, offline=offline).records
+
+
+def results(
+    study: str | Path | Study,
+    *,
+    store: str | Path | Store | None = None,
+    data: str | None = None,
+    offline: bool = True,
+) -> Results:
+    """What reports are made from: the records of a study, as `records` gives them, and its item-level predictions."""
     opened = open_store(store)
     planned = make_plan(as_study(study), opened, data_dir=data, offline=offline)
-    return scan_study(planned, opened)
+    return Results(scan_study(planned, opened), partial(_predictions, planned, opened))
+
+
+def _predictions(planned: Plan, store: Store, trials: Iterable[str]) -> pl.LazyFrame:
+    held = [trial for trial in dict.fromkeys(trials) if trial in planned.predictions]
+    paths = store.files([(planned.trials[trial].stage, trial, PREDICTIONS) for trial in held])
+    return scan_predictions([(trial, str(path)) for trial, path in zip(held, paths, strict=True)])
 
 
 def _document(planned: Plan) -> dict[str, Any]:

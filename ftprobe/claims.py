@@ -90,17 +90,20 @@ def verdict(cells: Sequence[Cell], *, mostly: bool = False) -> Verdict:
     return "contradicted" if contradicted > (0.5 if mostly else 0.0) else "inconclusive"
 
 
-def over_units(claim: str, where: str, effect_SU: ArrayLike) -> tuple[Cell, float]:
-    """A cell whose units (labels) are resampled, and its p: sign flips over units (METHODS 16.2).
+def over_units(claim: str, where: str, total_SU: ArrayLike, count_U: ArrayLike | None = None) -> tuple[Cell, float]:
+    """A cell whose units (labels, sentences) are resampled, and its p: sign flips over units (METHODS 16.2).
 
     Parameters
     ----------
-    effect_SU : array of shape (S, U)
-        The effect of each seed on each unit, signed as the claim says.
+    total_SU : array of shape (S, U)
+        The effect of each seed on each unit, signed as the claim says: the sum over its items.
+    count_U : array of shape (U,), optional
+        Items of each unit; one by default.
     """
-    effect_SU = np.asarray(effect_SU, dtype=np.float64)
-    cell = Cell(claim, where, tuple(effect_SU.mean(axis=1)), *_ends(effect_SU))
-    return cell, paired_permutation(effect_SU)
+    total_SU = np.asarray(total_SU, dtype=np.float64)
+    count_U = np.ones(total_SU.shape[1]) if count_U is None else np.asarray(count_U, dtype=np.float64)
+    cell = Cell(claim, where, tuple(total_SU.sum(axis=1) / count_U.sum()), *_ends(total_SU, count_U))
+    return cell, paired_permutation(total_SU)
 
 
 def share(claim: str, where: str, holds_SU: ArrayLike, *, least: float) -> Cell:
@@ -114,12 +117,12 @@ def share(claim: str, where: str, holds_SU: ArrayLike, *, least: float) -> Cell:
     """
     holds_SU = np.asarray(holds_SU, dtype=np.float64)
     margin_SU = holds_SU - least + _ROUNDING
-    return Cell(claim, where, tuple(margin_SU.mean(axis=1)), *_ends(margin_SU))
+    return Cell(claim, where, tuple(margin_SU.mean(axis=1)), *_ends(margin_SU, np.ones(margin_SU.shape[1])))
 
 
-def _ends(effect_SU: Floats) -> tuple[float, float]:
-    """The interval of the mean over units; with fewer than 10 it is undefined (NaN), which decides nothing."""
-    drawn = sentence_bootstrap(effect_SU, np.ones(effect_SU.shape[1]))
+def _ends(total_SU: Floats, count_U: Floats) -> tuple[float, float]:
+    """The interval of the mean over items; with fewer than 10 units it is undefined (NaN), which decides nothing."""
+    drawn = sentence_bootstrap(total_SU, count_U)
     return drawn.low, drawn.high
 
 
@@ -127,6 +130,6 @@ _ROUNDING = 1e-12  # what sums of shares may be below the share itself
 
 
 def with_q(found: Sequence[tuple[Cell, float]]) -> list[Cell]:
-    """The cells of one family with their q (Benjamini and Hochberg)."""
+    """The cells of one family with their q (Benjamini and Hochberg); one whose p is NaN has none and is no member."""
     q_M = benjamini_hochberg([p for _, p in found])
-    return [cell._replace(q=float(q)) for (cell, _), q in zip(found, q_M, strict=True)]
+    return [cell._replace(q=None if np.isnan(q) else float(q)) for (cell, _), q in zip(found, q_M, strict=True)]

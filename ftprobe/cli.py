@@ -20,7 +20,7 @@ from ftprobe.errors import CorruptArtifact, InputError, Problem, StoreError
 if TYPE_CHECKING:
     import polars as pl
 
-    from ftprobe.api import Summary
+    from ftprobe.api import Results, Summary
     from ftprobe.report import Report
     from ftprobe.study import Study
 
@@ -162,12 +162,12 @@ def table(
     from ftprobe.tables import FORMATS, render, write
 
     _known(format, FORMATS, "--format")
-    report, frame = _report(study, names, store, data)
+    report, found = _report(study, store, data)
     chosen = _chosen(names, report.tables, "table")
     if format == "parquet" and target is None:
         raise InputError.one("--out", "Parquet is not for a terminal", "give a folder with --out")
     for name in chosen:
-        made = _made(report.tables[name], frame, bool(names))
+        made = _made(report.tables[name], found, bool(names))
         if made is None:
             continue
         if target is None:
@@ -189,9 +189,9 @@ def figure(
     from ftprobe.figures import FORMATS, write
 
     _known(format, FORMATS, "--format")
-    report, frame = _report(study, names, store, data)
+    report, found = _report(study, store, data)
     for name in _chosen(names, report.figures, "figure"):
-        made = _made(report.figures[name], frame, bool(names))
+        made = _made(report.figures[name], found, bool(names))
         if made is not None:
             out.print(str(write(made, target, name, format)), highlight=False)
 
@@ -206,9 +206,10 @@ def report_page(
     """Write all tables and figures as one self-contained HTML page."""
     from ftprobe.report import render_html
 
-    report, frame = _report(study, None, store, data)
+    report, found = _report(study, store, data)
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(render_html(report, frame, _study(study, None).name), encoding="utf-8")
+    page = render_html(report, found.records, _study(study, None).name, found.predictions)
+    target.write_text(page, encoding="utf-8")
     out.print(str(target), highlight=False)
 
 
@@ -334,22 +335,20 @@ def _study(path: Path, overrides: Sequence[str] | None) -> Study:
     return load_study(path, tuple(overrides or ()))
 
 
-def _report(
-    path: Path, names: Sequence[str] | None, store: str | None, data: str | None
-) -> tuple[Report, pl.LazyFrame]:
+def _report(path: Path, store: str | None, data: str | None) -> tuple[Report, Results]:
     from ftprobe import api
     from ftprobe.report import find_report, with_search
 
     study = _study(path, None)
-    frame = api.records(study, store=store, data=data)
-    height = _height(frame)
+    found = api.results(study, store=store, data=data)
+    height = _height(found.records)
     if not height:
         raise InputError.one(str(path), "the store holds no records of this study", f"ftprobe run {path}")
     if height <= MOST_ROWS:
-        frame = frame.collect().lazy()
+        found = found._replace(records=found.records.collect().lazy())
     report = find_report(study.report or "generic", path)
     searches = any(run.search is not None for run in study.finetune)
-    return with_search(report) if searches else report, frame
+    return with_search(report) if searches else report, found
 
 
 def _height(frame: pl.LazyFrame) -> int:
@@ -358,12 +357,13 @@ def _height(frame: pl.LazyFrame) -> int:
     return int(frame.select(pl.len()).collect().item())
 
 
-def _made(make: Callable[[pl.LazyFrame], T], frame: pl.LazyFrame, asked_for: bool) -> T | None:
+def _made(make: Callable[..., T], found: Results, asked_for: bool) -> T | None:
     """A table or figure; None, with a line that says what is missing, unless it was asked for by name."""
     from ftprobe.frames import MissingData
+    from ftprobe.report import made
 
     try:
-        return make(frame)
+        return made(make, found.records, found.predictions)
     except MissingData as missing:
         if asked_for:
             raise

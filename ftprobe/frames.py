@@ -18,7 +18,10 @@ from ftprobe.stats import seed_interval
 
 RUN = ("study", "model", "ft_task", "variant", "head_pooling", "ft_seed")
 """What names one fine-tuning run."""
-MEASURED = ("value", "tuned", "baseline", "n_items", "n_dropped", "status", "detail", "trial", "config_id")
+MEASURED = (
+    *("value", "tuned", "baseline", "baseline_trials", "n_items", "n_dropped", "status", "detail", "trial"),
+    "config_id",
+)
 SEEDS = ("ft_seed", "probe_seed")
 _PAIRED = ("study", "model", "method", "task", "corpus", "split", "domain", "layer", "metric", "probe_seed")
 _POOLING_TEXT = r'"pooling": ?"[a-z]+"'
@@ -70,7 +73,7 @@ def delta_to_pretrained(records: pl.LazyFrame) -> pl.LazyFrame:
     -------
     polars.LazyFrame
         The tuned rows; `tuned` and `baseline` are the two values, `value` their difference: in `points` (x 100) where
-        the unit was `fraction`, else in the metric's own unit.
+        the unit was `fraction`, else in the metric's own unit. `baseline_trials`: the trials that gave the baseline.
     """
     keyed = measured(records)
     return _minus(keyed, keyed, [*_PAIRED, "pooling", "config"])
@@ -88,7 +91,8 @@ def strong_baseline(records: pl.LazyFrame, *, tuned: str = "cls", baseline: str 
 
 def _minus(tuned: pl.LazyFrame, baseline: pl.LazyFrame, on: Sequence[str]) -> pl.LazyFrame:
     # The mean makes one baseline of probe seeds that leave no mark on their rows, and of a row that is named twice.
-    bases = baseline.filter(pl.col("ft_task").is_null()).group_by(on).agg(baseline="value")
+    measured_in = pl.col("trial").filter(pl.col("value").is_not_null()).unique().sort()
+    bases = baseline.filter(pl.col("ft_task").is_null()).group_by(on).agg(baseline="value", baseline_trials=measured_in)
     bases = bases.with_columns(baseline=_mean("baseline"))
     joined = tuned.filter(pl.col("ft_task").is_not_null()).join(bases, on=on, how="left", nulls_equal=True)
     fraction = pl.col("unit") == "fraction"

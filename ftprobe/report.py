@@ -1,6 +1,7 @@
 """Reports: the named tables and figures of a study, found by name and rendered as one HTML page.
 
-A report is a Python file with a module-level `REPORT`; each of its tables and figures is a function of the records.
+A report is a Python file with a module-level `REPORT`; each of its tables and figures is a function of the records, and
+of the item-level predictions if it has a parameter `predictions`.
 What it imports by `from .NAME import ...` is another file of its folder.
 Studies without their own use `generic`.
 """
@@ -9,9 +10,11 @@ from __future__ import annotations
 
 import html
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
@@ -25,9 +28,11 @@ from ftprobe.figures import Chart, to_image_tag
 from ftprobe.frames import MissingData
 from ftprobe.generic import FIGURES, TABLES, search
 from ftprobe.hashing import content_id
+from ftprobe.items import ReadPredictions, no_predictions
 from ftprobe.tables import Table, to_html
 
 SHIPPED = "ftprobe_analysis"
+PREDICTIONS = "predictions"  # the parameter of a function that wants them
 Shown = TypeVar("Shown")
 
 
@@ -35,13 +40,14 @@ Shown = TypeVar("Shown")
 class Report:
     """What a study shows: functions from its records to tables and figures, in the order they are shown.
 
-    A function raises `MissingData` when the records do not have what it shows.
+    A function raises `MissingData` when the records do not have what it shows. One with a second parameter, called
+    `predictions`, is also given a function from trials to their item-level predictions (`ReadPredictions`).
     """
 
     name: str
     title: str
-    tables: Mapping[str, Callable[[pl.LazyFrame], Table]]
-    figures: Mapping[str, Callable[[pl.LazyFrame], Chart]]
+    tables: Mapping[str, Callable[..., Table]]
+    figures: Mapping[str, Callable[..., Chart]]
 
 
 GENERIC = Report("generic", "Fine-tuning and probing", {**TABLES, "comparisons": comparisons}, FIGURES)
@@ -104,13 +110,26 @@ def _load(path: Path) -> Report:
     return report
 
 
-def render_html(report: Report, records: pl.LazyFrame, title: str) -> str:
+def made(make: Callable[..., Shown], records: pl.LazyFrame, predictions: ReadPredictions) -> Shown:
+    """What a function of a report makes of the records, and of the predictions if it asks for them."""
+    if PREDICTIONS in inspect.signature(make).parameters:
+        return make(records, **{PREDICTIONS: predictions})
+    return make(records)
+
+
+def render_html(
+    report: Report, records: pl.LazyFrame, title: str, predictions: ReadPredictions = no_predictions
+) -> str:
     """One page with all tables and figures of `report`; it carries everything and fetches nothing.
 
     A section whose data is missing says what is missing. Records that are not `ok` are counted at the end.
     """
-    sections = [_section(name, records, make, to_html) for name, make in report.tables.items()]
-    sections += [_section(name, records, draw, to_image_tag) for name, draw in report.figures.items()]
+    sections = [
+        _section(name, partial(made, make, records, predictions), to_html) for name, make in report.tables.items()
+    ]
+    sections += [
+        _section(name, partial(made, draw, records, predictions), to_image_tag) for name, draw in report.figures.items()
+    ]
     names = [html.escape(name) for name in (*report.tables, *report.figures)]
     links = " · ".join(f'<a href="#{name}">{name}</a>' for name in names)
     heading = html.escape(title)
@@ -129,11 +148,9 @@ img { max-width: 100%; height: auto; }
 """
 
 
-def _section(
-    name: str, records: pl.LazyFrame, make: Callable[[pl.LazyFrame], Shown], shown: Callable[[Shown], str]
-) -> str:
+def _section(name: str, make: Callable[[], Shown], shown: Callable[[Shown], str]) -> str:
     try:
-        body = shown(make(records))
+        body = shown(make())
     except MissingData as error:
         lines = "; ".join(f"{p.what}" + (f" ({p.repair})" if p.repair else "") for p in error.problems)
         body = f'<p class="missing">Missing: {html.escape(lines)}.</p>'

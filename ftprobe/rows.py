@@ -123,13 +123,43 @@ def scan(parts: Sequence[tuple[str, Common]]) -> pl.LazyFrame:
         return empty.lazy()
     paths = list(dict.fromkeys(path for path, _ in parts))
     with ThreadPoolExecutor(_READERS) as pool:
-        list(pool.map(_check_part, paths))
+        list(pool.map(lambda path: _check_part(path, SCHEMA, "records"), paths))
     place = {path: index for index, path in enumerate(paths)}
     overwrites = _overwrites(parts, place)
     rows = pl.scan_parquet(paths, schema=empty.schema, glob=False, include_file_paths="part")
     number = pl.col("part").replace_strict(place, return_dtype=pl.UInt32)
     joined = rows.with_columns(number).join(overwrites.lazy(), on="part", maintain_order="left_right")
     return joined.select(_chosen(name, overwrites) for name in SCHEMA.names)
+
+
+def scan_predictions(files: Sequence[tuple[str, str]]) -> pl.LazyFrame:
+    """The item-level predictions of many trials, lazily.
+
+    Parameters
+    ----------
+    files : sequence of (trial, path)
+        Each trial once, and its file.
+
+    Returns
+    -------
+    polars.LazyFrame
+        `trial` and the columns of `PREDICTIONS_SCHEMA`, labels as categories; rows in the order of the files.
+
+    Raises
+    ------
+    CorruptArtifact
+        A file is not a Parquet file or has another schema.
+    """
+    import polars as pl
+
+    empty = pl.DataFrame(PREDICTIONS_SCHEMA.empty_table())
+    if not files:
+        return empty.insert_column(0, pl.Series("trial", [], pl.String)).lazy()
+    trial_of = {path: trial for trial, path in files}
+    with ThreadPoolExecutor(_READERS) as pool:
+        list(pool.map(lambda path: _check_part(path, PREDICTIONS_SCHEMA, "predictions"), trial_of))
+    rows = pl.scan_parquet(list(trial_of), schema=empty.schema, glob=False, include_file_paths="trial")
+    return rows.select(pl.col("trial").replace_strict(trial_of, return_dtype=pl.String), *empty.columns)
 
 
 def _chosen(name: str, overwrites: pl.DataFrame) -> pl.Expr:
@@ -163,16 +193,17 @@ def _check_columns(columns: Common) -> None:
         raise ValueError(f"records have no column {', '.join(unknown)}")
 
 
-def _check_part(path: str) -> None:
+def _check_part(path: str, expected: pa.Schema, what: str) -> None:
     try:
         schema = pq.read_schema(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise _corrupt(path, f"cannot be read as records: {error}") from error
-    if not schema.equals(SCHEMA):
-        other = [f"{f.name} {f.type}" for f in schema if f.name not in _TYPES or _TYPES[f.name] != f.type]
-        absent = sorted(set(SCHEMA.names) - set(schema.names))
+        raise _corrupt(path, f"cannot be read as {what}: {error}") from error
+    if not schema.equals(expected):
+        types = dict(zip(expected.names, expected.types, strict=True))
+        other = [f"{f.name} {f.type}" for f in schema if types.get(f.name) != f.type]
+        absent = sorted(set(types) - set(schema.names))
         said = [f"unexpected: {', '.join(other)}"] * bool(other) + [f"absent: {', '.join(absent)}"] * bool(absent)
-        raise _corrupt(path, f"has another schema than records ({'; '.join(said) or 'the order of columns differs'})")
+        raise _corrupt(path, f"has another schema than {what} ({'; '.join(said) or 'the order of columns differs'})")
 
 
 def _corrupt(path: str, what: str) -> CorruptArtifact:

@@ -85,6 +85,50 @@ def test_figures_and_the_report_page(study: tuple[str, Path], tmp_path: Path) ->
     assert "<table" in text
 
 
+OWN = """
+import polars as pl
+from ftprobe.report import Report
+from ftprobe.tables import layout
+
+def items(records, predictions):
+    rows = records.filter(pl.col("metric") == "accuracy", pl.col("method") == "linear").collect()
+    right = (pl.col("gold") == pl.col("predicted")).mean()
+    scored = predictions(rows["trial"]).group_by("trial", "layer").agg(right=right).collect()
+    both = rows.join(scored, on=["trial", "layer"], how="left")
+    off = both.select((pl.col("value") - pl.col("right")).abs().max()).item()
+    said = {"a": ["all"], "column": ["off"], "text": [f"{both.height} rows, {off:.3f}"], "mean": [None]}
+    return layout(pl.DataFrame(said), title="Items", rows={"a": "a"}, columns=["column"])
+
+REPORT = Report("own", "Own", tables={"items": items}, figures={})
+"""
+
+
+def test_an_own_analysis_reads_predictions(study: tuple[str, Path], tmp_path: Path) -> None:
+    path, store = study
+    document = {**yaml.safe_load(Path(path).read_text()), "report": "own"}
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "quickstart.yaml").write_text(yaml.safe_dump(document))
+    done = ftprobe("table", str(tmp_path / "quickstart.yaml"), "items", store=store)
+    assert done.returncode == 0, done.stderr
+    assert "140 rows, 0.000" in done.stdout
+    page = tmp_path / "report.html"
+    assert ftprobe("report", str(tmp_path / "quickstart.yaml"), "--out", str(page), store=store).returncode == 0
+    assert "140 rows, 0.000" in page.read_text()
+
+
+def test_the_analysis_of_the_readme(study: tuple[str, Path], tmp_path: Path) -> None:
+    path, store = study
+    section = (REPO / "README.md").read_text().partition("## Tables of your own")[2].partition("\n## ")[0]
+    code = [line.removeprefix("    ") for line in section.splitlines() if line.startswith("    ") or not line]
+    (tmp_path / "mine.py").write_text("\n".join(code))
+    document = {**yaml.safe_load(Path(path).read_text()), "report": "mine"}
+    (tmp_path / "quickstart.yaml").write_text(yaml.safe_dump(document))
+    done = ftprobe("table", str(tmp_path / "quickstart.yaml"), "words", store=store)
+    assert done.returncode == 0, done.stderr
+    assert "| label | pre-trained |" in done.stdout
+    assert "| NOUN " in done.stdout
+
+
 def test_records_are_tidy(study: tuple[str, Path], tmp_path: Path) -> None:
     path, store = study
     target = tmp_path / "records.parquet"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -12,8 +14,10 @@ import pytest
 from ftprobe.errors import InputError
 from ftprobe.frames import MissingData
 from ftprobe.generic import search
-from ftprobe.report import GENERIC, Report, find_report, render_html, with_search
-from ftprobe.rows import SCHEMA
+from ftprobe.items import ReadPredictions
+from ftprobe.report import GENERIC, Report, find_report, made, render_html, with_search
+from ftprobe.rows import SCHEMA, scan_predictions
+from ftprobe.tables import Table, layout
 
 ANALYSIS = """
 from ftprobe.report import Report
@@ -220,6 +224,34 @@ def test_page_says_what_is_missing_and_shows_the_rest() -> None:
     page = render_html(GENERIC, probes, "t")
     assert "Missing: no development scores of fine-tuned models (add `finetune` to the study and run it)." in page
     assert "2.00 ± 0.00" in page
+
+
+def test_a_function_that_asks_for_predictions_gets_them() -> None:
+    asked: list[str] = []
+
+    def predictions(trials: Iterable[str]) -> pl.LazyFrame:
+        asked.extend(trials)
+        return scan_predictions([])
+
+    def scored(records: pl.LazyFrame, predictions: ReadPredictions, digits: int = 2) -> Table:
+        n = predictions(["of the report"]).collect().height
+        return layout(
+            pl.DataFrame({"a": ["x"], "b": ["y"], "mean": [n]}),
+            title="t",
+            rows={"a": "a"},
+            columns=["b"],
+            digits=digits,
+        )
+
+    report = Report("r", "r", tables={"scored": scored, "delta": GENERIC.tables["delta"]}, figures={})
+    page = render_html(report, planted().lazy(), "t", predictions)
+    assert asked == ["of the report"]
+    assert "2.00 ± 0.00" in page
+    render_html(report, planted().lazy(), "t")
+    assert asked == ["of the report"]
+    with_digits = partial(scored, digits=3)
+    assert made(with_digits, planted().lazy(), predictions).frame.row(0) == ("x", "0.000")
+    assert asked == ["of the report"] * 2
 
 
 def test_page_of_no_records_at_all() -> None:

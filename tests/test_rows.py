@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from ftprobe.errors import CorruptArtifact
 from ftprobe.measurement import Measurement, Predictions
-from ftprobe.rows import SCHEMA, scan, write_part, write_predictions
+from ftprobe.rows import PREDICTIONS_SCHEMA, SCHEMA, scan, scan_predictions, write_part, write_predictions
 
 COMMON = {"trial": "t0", "study": "mine", "model": "bert", "ft_seed": 3, "method": "linear", "config": {"epochs": 3}}
 int64s = st.integers(-(2**63), 2**63 - 1)
@@ -177,6 +177,32 @@ def test_predictions_come_back_with_their_labels(tmp_path: Path) -> None:
     assert frame["score"].to_list() == [0.0, 0.5, 1.0, 0.0]
     assert frame["probe_seed"].to_list() == [None] * 4
     assert pq.read_schema(tmp_path / "predictions.parquet").field("gold").type == pa.dictionary(pa.int32(), pa.string())
+
+
+def test_predictions_of_many_trials_say_whose_they_are(tmp_path: Path) -> None:
+    files = []
+    for trial, labels in (("b", ("NOUN", "VERB")), ("a", ("VERB", "ADJ", "NOUN"))):
+        folder = tmp_path / f"{trial} [x]*%20"
+        folder.mkdir()
+        write_predictions(folder, [predictions("test", labels, [0, 1], [1, 1])])
+        files.append((trial, str(folder / "predictions.parquet")))
+    rows = scan_predictions(files).collect()
+    assert rows.columns == ["trial", *PREDICTIONS_SCHEMA.names]
+    assert rows.select("trial", pl.col("gold", "predicted").cast(pl.String)).rows() == [
+        ("b", "NOUN", "VERB"),
+        ("b", "VERB", "VERB"),
+        ("a", "VERB", "ADJ"),
+        ("a", "ADJ", "ADJ"),
+    ]
+    assert (rows["gold"] == rows["predicted"]).to_list() == [False, True, False, True]
+    none = scan_predictions([]).collect()
+    assert none.schema == rows.schema
+    assert none.is_empty()
+
+
+def test_predictions_that_are_none_are_said_with_their_place(part: Part) -> None:
+    with pytest.raises(CorruptArtifact, match=r"id0.*another schema than predictions.*absent: gold"):
+        scan_predictions([("a", part())])
 
 
 def test_the_schema_is_written_once(part: Part) -> None:

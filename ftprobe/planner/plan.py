@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from ftprobe.corpora import labels_id
 from ftprobe.cost import Cost
-from ftprobe.rows import PART
+from ftprobe.rows import PART, PREDICTIONS
 from ftprobe.store import Store
 from ftprobe.study import Stage as Stage
 from ftprobe.study import Study
@@ -66,6 +66,8 @@ class Plan:
         Trials that the store held when it was looked up.
     records : mapping of str to str
         The digest of the records of each of them, and of the labels artifacts.
+    predictions : frozenset of str
+        Those of them that keep item-level predictions.
     """
 
     study: Study
@@ -75,16 +77,20 @@ class Plan:
     grid_points: int
     existing: frozenset[str] = frozenset()
     records: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    predictions: frozenset[str] = frozenset()
 
     def looked_up(self, store: Store) -> Plan:
         """The plan with what `store` holds of it now."""
         pairs = [(t.stage, t.id) for t in self.trials.values()] + [("labels", labels_id(s)) for s in self.sources]
-        existing, records = set(), {}
+        existing, records, predictions = set(), {}, set()
         for (_, id), manifest in store.held(pairs):
             existing.add(id)
             if PART in manifest["files"]:
                 records[id] = manifest["files"][PART]["blake2b"]
-        return dataclasses.replace(self, existing=frozenset(existing & self.trials.keys()), records=records)
+            if PREDICTIONS in manifest["files"]:
+                predictions.add(id)
+        known, kept = frozenset(existing & self.trials.keys()), frozenset(predictions)
+        return dataclasses.replace(self, existing=known, records=records, predictions=kept)
 
     def missing(self) -> tuple[Trial, ...]:
         """Trials without an artifact that something still needs: a parent is not rebuilt for a child that exists."""

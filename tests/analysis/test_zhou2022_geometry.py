@@ -211,7 +211,18 @@ def test_claims(report: Report, records: pl.LazyFrame) -> None:
     assert line(cells, "Z4", "minilm POS")["effect"].startswith(f"{np.mean(share) - 0.95:.3f}")
     assert line(cells, "Z5", "minilm PS-fxn: 0 > POS")["verdict"] == "supported"
     assert line(cells, "Z8", "minilm POS length")["effect"] == "1.000 ± 0.000"
-    assert {path[-1] for path in cells.columns} == {"effect", "interval", "q", "verdict"}
+    assert {path[-1] for path in cells.columns} == {"effect", "interval", "q", "decided by", "verdict"}
+
+
+def test_cells_do_not_depend_on_the_order_of_records(report: Report, records: pl.LazyFrame) -> None:
+    orders = [
+        records.collect(),
+        records.reverse().collect(),
+        records.collect().sample(fraction=1, shuffle=True, seed=0),
+    ]
+    tables = [report.tables["claim_cells"](rows.lazy()).frame for rows in orders]
+    assert tables[0].equals(tables[1])
+    assert tables[0].equals(tables[2])
 
 
 def test_two_seeds_decide_nothing_by_sign(report: Report, records: pl.LazyFrame) -> None:
