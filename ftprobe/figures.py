@@ -170,7 +170,8 @@ def bars(
     frame = shown_columns(frame, title, y, [x, color, column])
     base = coloured(color, frame, legend=alt.Legend(symbolType="square", symbolSize=200))
     group = alt.X(f"{x.name}:N", title=x.title, sort=None, axis=alt.Axis(labelAngle=0))
-    beside = {"xOffset": alt.XOffset(f"{color.name}:N")} if color else {}
+    names = frame[color.name].unique(maintain_order=True).to_list() if color else []
+    beside = {"xOffset": alt.XOffset(f"{color.name}:N", sort=names)} if color else {}
     layers = [base.mark_bar().encode(group, alt.Y(f"{y.name}:Q", title=y.title), **beside)]
     if _has_ends(frame):
         ends = {"y": alt.Y("low:Q", title=y.title), "y2": alt.Y2("high:Q"), "color": alt.value("#222222")}

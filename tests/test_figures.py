@@ -97,6 +97,14 @@ def test_bars_have_whiskers() -> None:
     assert svg.count('aria-roledescription="rule mark"') == 4
 
 
+def test_bars_stand_in_the_order_of_the_frame_as_in_the_legend() -> None:
+    frame = points().filter(layer=1, task="odd").reverse()
+    chart = figures.bars(frame, title="t", x=Field("layer", "block"), y=Y, color=Field("tuned", "tuned on"))
+    bars = re.findall(r'aria-label="[^"]*tuned on: (\w+)" role="graphics-symbol" aria-roledescription="bar"[^>]*'
+                      r'd="M([\d.]+),', figures.to_svg(chart))  # fmt: skip
+    assert [name for name, _ in sorted(bars, key=lambda bar: float(bar[1]))] == ["sst2", "cola"]
+
+
 def test_colours_do_not_repeat_among_few_series() -> None:
     assert len(set(figures.PALETTE)) == len(figures.PALETTE) >= 7
 
