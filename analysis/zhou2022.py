@@ -1,6 +1,6 @@
 """Zhou and Srikumar 2022: its Tables 2 to 7, what fine-tuning moves at each layer, and selectivity.
 
-Figures 2 to 10 and the claims are in files of their own. Published numbers stand beside a model of the study that is
+The figures and the claims are in files of their own. Published numbers stand beside a model of the study that is
 the paper's: by its checkpoint where the records name it (`detail.checkpoint`), else by its alias, `tiny`, `mini`,
 `small`, `medium` or `base`. The paper's tasks are `upos` (POS), `dep`, `ps_fxn`, `ps_role` and `trec_50`. Table 1, the
 sizes of the models, is not made: records do not name heads and parameters.
@@ -22,6 +22,7 @@ from ftprobe.tables import Table, agreed, layout
 from .zhou2022_claims import claim_cells, claims
 from .zhou2022_figures import FIGURES
 from .zhou2022_layers import layers
+from .zhou2022_schematic import schematic
 
 PAPER = "zhou2022"
 CHECKPOINTS = {
@@ -375,5 +376,5 @@ REPORT = Report(
     title="Zhou and Srikumar 2022, A Closer Look at How Fine-tuning Changes BERT: this study's numbers beside the "
     "published ones.",
     tables=dict(sorted(TABLES.items(), key=lambda each: (not each[0].startswith("table"), each[0]))),
-    figures=FIGURES,
+    figures={"figure1": schematic, **FIGURES},
 )

@@ -1,7 +1,7 @@
 """Zhou and Srikumar 2022: Figures 2 to 10, how the labels of a model that is tuned on the probed task move apart.
 
 All of the training items. Figures over updates are means over tuning seeds; those in a plane, which is another for each
-run, show the lowest seed, and say so. Figure 1 is a drawing, not a measurement.
+run, show the lowest seed, and say so. Figure 1 is in a file of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from functools import partial
 import polars as pl
 
 from ftprobe import frames, movement, shifts
-from ftprobe.figures import Chart, Field, layer_curves, named_points, paths
+from ftprobe.figures import Chart, Field, layer_curves
+from ftprobe.planes import named_points, paths
 
 TASKS = {"upos": "POS", "dep": "DEP", "ps_fxn": "PS-fxn", "ps_role": "PS-role", "trec_50": "TREC-50"}
 """The tasks of the paper by their names here; what a study has beside them keeps its own name."""
@@ -98,12 +99,14 @@ def similarity(records: pl.LazyFrame) -> Chart:
     start = start.with_columns(update=pl.lit(0, pl.Int64)).select(later.collect_schema().names())
     summary = frames.over_seeds(pl.concat([start, later]), interval=False)
     linear = _alternate(summary).filter(pl.col("mean").is_not_null().any())
-    points = _paneled(
-        frames.require(linear, "distances of labels in states that are linear", _WAY), ("layer", "update")
-    )
+    every = _paneled(frames.require(linear, "distances of labels in states that are linear", _WAY), ("layer", "update"))
+    points = every.filter(pl.col("mean").is_not_null().any().over("panel"))
+    without = every.sort(_FIRST).join(points, on="panel", how="anti")["panel"].unique(maintain_order=True).to_list()
+    never = f"; not linear: {', '.join(without)}" if without else ""
+    title = "Zhou 2022, Figure 4: similarity of label distances to the pre-trained model's"
     return layer_curves(
         points.sort(*_FIRST, "panel", "layer", "update"),
-        title=f"Zhou 2022, Figure 4: similarity of label distances to the pre-trained model's ({_seeds(points)})",
+        title=f"{title} ({_seeds(points)}{never})",
         x=Field("update", "update"),
         y=Field("mean", "Pearson's r"),
         color=Field("layer", "layer"),

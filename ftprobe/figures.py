@@ -26,10 +26,10 @@ FORMATS = ("html", "svg", "pdf", "png")
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2])
 _RAMP = [0.0, 0.85]  # of viridis: the end is too faint for a line
-_PLANE = {"width": 280, "height": 240}  # pixels
-_CROWD = 20  # names beyond which their panel is larger
 _PNG_SCALE = 2.0
 _FONT_SLACK = 40  # pixels: a browser's font may be wider than the one the legend was measured with
+_ACROSS = 2  # panels with legends of their own that stand side by side
+_TICK_STEP = 40  # pixels between ticks, about, as Vega sets them
 _TICKS = 16  # steps beyond which not every whole number has a tick
 BANDS = 4  # series beyond which bands hide more than they show
 _STAR = (
@@ -81,30 +81,32 @@ def layer_curves(
     own_scales : bool
         Whether each panel has axes of its own, for numbers that do not compare between panels.
     own_series : bool
-        Whether each panel has series, a legend and axes of its own; without stars.
+        Whether each panel has series, a legend and axes of its own, two panels in a line; without stars.
 
     Raises
     ------
     MissingData
         No point has a value.
     """
-    frame = _drawn(frame, title, y, [x, color, dash, column, row, stars])
+    frame = shown_columns(frame, title, y, [x, color, dash, column, row, stars])
+    # Panels whose axes end with a tick are of one height.
+    own_scale = alt.Scale(zero=False, nice=math.ceil(height / _TICK_STEP))
     if own_series:
 
         def one(own: pl.DataFrame, heading: str) -> Any:
-            panel = _curves(own, x, y, color, dash, alt.Scale(zero=False), zero_line=zero_line)
+            panel = _curves(own, x, y, color, dash, own_scale, zero_line=zero_line)
             return panel.properties(data=own, title=heading, width=width, height=height)
 
         return _each(frame, title, column, row, one)
     starred = stars is not None and bool(frame[stars.name].is_not_null().any())
-    scale = alt.Scale(domain=_domain(frame, y)) if starred else alt.Scale(zero=False)
+    scale = alt.Scale(domain=_domain(frame, y)) if starred else own_scale
     panel = _curves(frame, x, y, color, dash, scale, zero_line=zero_line).properties(width=width, height=height)
     if not starred or stars is None:
-        return _panels(panel, frame, title, column, row, own_scales=own_scales)
+        return paneled(panel, frame, title, column, row, own_scales=own_scales)
     axis, right = alt.Axis(orient="right", grid=False), alt.Scale(domain=_domain(frame, stars))
     against = alt.Y(f"{stars.name}:Q", title=stars.title, axis=axis, scale=right)
     along = alt.X(f"{x.name}:Q", title=x.title, axis=_whole_numbers(frame[x.name]))
-    marks = _base(color, frame).mark_point(shape=_STAR, size=70, filled=True).encode(along, against, **_detail(dash))
+    marks = coloured(color, frame).mark_point(shape=_STAR, size=70, filled=True).encode(along, against, **_detail(dash))
     return _grid(alt.layer(panel, marks).resolve_scale(y="independent"), frame, title, column, row)
 
 
@@ -113,7 +115,7 @@ def _curves(
 ) -> Any:
     """The layers of one panel of `layer_curves`, without data."""
     own = alt.Y(f"{y.name}:Q", title=y.title, scale=scale, axis=alt.Axis(grid=True))
-    base, lines = _base(color, frame), [f.name for f in (color, dash) if f]
+    base, lines = coloured(color, frame), [f.name for f in (color, dash) if f]
     along = alt.X(f"{x.name}:Q", title=x.title, axis=_whole_numbers(frame[x.name]))
     # Marks in a layer of their own: with marks on the line, Vega-Lite draws the legend of dashes without strokes.
     layers = [
@@ -165,91 +167,27 @@ def bars(
     MissingData
         No bar has a value.
     """
-    frame = _drawn(frame, title, y, [x, color, column])
-    base = _base(color, frame, legend=alt.Legend(symbolType="square", symbolSize=200))
+    frame = shown_columns(frame, title, y, [x, color, column])
+    base = coloured(color, frame, legend=alt.Legend(symbolType="square", symbolSize=200))
     group = alt.X(f"{x.name}:N", title=x.title, sort=None, axis=alt.Axis(labelAngle=0))
-    beside = {"xOffset": alt.XOffset(f"{color.name}:N")} if color else {}
+    names = frame[color.name].unique(maintain_order=True).to_list() if color else []
+    beside = {"xOffset": alt.XOffset(f"{color.name}:N", sort=names)} if color else {}
     layers = [base.mark_bar().encode(group, alt.Y(f"{y.name}:Q", title=y.title), **beside)]
     if _has_ends(frame):
         ends = {"y": alt.Y("low:Q", title=y.title), "y2": alt.Y2("high:Q"), "color": alt.value("#222222")}
         layers.append(base.mark_rule().encode(group, **ends, **beside))
     panel = alt.layer(*layers).properties(width=width, height=height)
-    return _panels(panel, frame, title, column, None)
+    return paneled(panel, frame, title, column, None)
 
 
-def paths(
-    frame: pl.DataFrame,
-    *,
-    title: str,
-    x: Field,
-    y: Field,
-    along: Field,
-    color: Field,
-    column: Field | None = None,
-    row: Field | None = None,
-) -> Chart:
-    """Ways through a plane, one line for each value of `color`; a ring marks where it starts.
-
-    Parameters
-    ----------
-    frame : polars.DataFrame
-        One row a point: `x` and `y`, and `along`, a number that puts the points of a line in order. Each panel has axes
-        of its own.
+def shown_columns(frame: pl.DataFrame, title: str, y: Field, others: Sequence[Field | None]) -> pl.DataFrame:
+    """The columns that are drawn, and no other: the figure carries its data.
 
     Raises
     ------
     MissingData
-        No point has a value.
+        No row has a value.
     """
-    frame = _drawn(frame, title, y, [x, along, color, column, row])
-    line = [field.name for field in (color, column, row) if field is not None]
-    frame = frame.with_columns(start=pl.col(along.name) == pl.col(along.name).min().over(line))
-    base = _base(color, frame).encode(
-        alt.X(f"{x.name}:Q", title=x.title, scale=alt.Scale(zero=False, padding=12)),
-        alt.Y(f"{y.name}:Q", title=y.title, scale=alt.Scale(zero=False, padding=12)),
-    )
-    panel = alt.layer(
-        base.mark_line().encode(order=alt.Order(f"{along.name}:Q")),
-        base.mark_point(filled=True, size=22, opacity=1).encode(tooltip=[color.name, along.name]),
-        base.mark_point(size=130, strokeWidth=2.5, opacity=1).transform_filter(alt.datum.start),
-    )
-    return _panels(panel.properties(**_PLANE), frame, title, column, row, own_scales=True)
-
-
-def named_points(
-    frame: pl.DataFrame,
-    *,
-    title: str,
-    x: Field,
-    y: Field,
-    name: Field,
-    panel: Field,
-    columns: int = 3,
-) -> Chart:
-    """Points with their names beside them, `columns` panels in a line, each with axes of its own.
-
-    Raises
-    ------
-    MissingData
-        No point has a value.
-    """
-    frame = _drawn(frame, title, y, [x, name, panel])
-    base = alt.Chart().encode(
-        alt.X(f"{x.name}:Q", title=x.title, scale=alt.Scale(zero=False, padding=20)),
-        alt.Y(f"{y.name}:Q", title=y.title, scale=alt.Scale(zero=False, padding=12)),
-    )
-    dots = base.mark_point(filled=True, size=30, opacity=1, color=PALETTE[0]).encode(tooltip=name.name)
-    names = base.mark_text(align="left", baseline="bottom", dx=4, fontSize=9, color="#333333")
-    size = _PLANE if frame[name.name].n_unique() <= _CROWD else {key: 1.5 * side for key, side in _PLANE.items()}
-    layers = alt.layer(dots, names.encode(text=f"{name.name}:N")).properties(**size)
-    order = frame[panel.name].unique(maintain_order=True).to_list()
-    across = alt.Facet(f"{panel.name}:N", title=None, sort=order, header=_HEADER)
-    made = layers.facet(data=frame, facet=across, columns=columns).resolve_scale(x="independent", y="independent")
-    return _finished(made, title)
-
-
-def _drawn(frame: pl.DataFrame, title: str, y: Field, others: Sequence[Field | None]) -> pl.DataFrame:
-    """The columns that are drawn, and no other: the figure carries its data."""
     if frame.is_empty() or frame[y.name].null_count() == len(frame):
         raise MissingData.of(f"values for the figure '{title}'")
     names = dict.fromkeys(field.name for field in (y, *others) if field is not None)
@@ -260,8 +198,11 @@ def _has_ends(frame: pl.DataFrame) -> bool:
     return {"low", "high"} <= set(frame.columns) and bool(frame["low"].is_not_null().any())
 
 
-def _base(color: Field | None, frame: pl.DataFrame, legend: alt.Legend = _STROKES) -> Any:
-    """A chart without data, which its panels share: a layer with data of its own would show it in every panel."""
+def coloured(color: Field | None, frame: pl.DataFrame, legend: alt.Legend = _STROKES) -> Any:
+    """A chart with a colour for each value of a column, as `frame` has them in order.
+
+    Without data, which its panels share: a layer with data of its own would show it in every panel.
+    """
     if color is None:
         return alt.Chart().encode(color=alt.value(PALETTE[0]))
     if frame[color.name].dtype.is_numeric():
@@ -286,9 +227,10 @@ def _detail(dash: Field | None) -> dict[str, Any]:
     return {} if dash is None else {"detail": f"{dash.name}:N"}
 
 
-def _panels(
+def paneled(
     panel: Any, frame: pl.DataFrame, title: str, column: Field | None, row: Field | None, *, own_scales: bool = False
 ) -> Chart:
+    """`panel`, which has no data, for each value of `column` and `row` of the data."""
     split: dict[str, Any] = {}
     for name, field in (("column", column), ("row", row)):
         if field is not None:
@@ -296,9 +238,9 @@ def _panels(
             order = frame[field.name].unique(maintain_order=True).to_list()
             split[name] = kind(f"{field.name}:N", title=None, sort=order, header=_HEADER)
     if not split:
-        return _finished(panel.properties(data=frame), title)
+        return finished(panel.properties(data=frame), title)
     panels = panel.facet(data=frame, **split)
-    return _finished(panels.resolve_scale(x="independent", y="independent") if own_scales else panels, title)
+    return finished(panels.resolve_scale(x="independent", y="independent") if own_scales else panels, title)
 
 
 def _grid(panel: Any, frame: pl.DataFrame, title: str, column: Field | None, row: Field | None) -> Chart:
@@ -313,7 +255,7 @@ def _grid(panel: Any, frame: pl.DataFrame, title: str, column: Field | None, row
                 own = own.transform_filter(alt.FieldEqualPredicate(field=field.name, equal=value))
             shown.append(own)
         rows.append(alt.hconcat(*shown))
-    return _finished(alt.vconcat(*rows, data=frame), title)
+    return finished(alt.vconcat(*rows, data=frame), title)
 
 
 def _each(
@@ -323,20 +265,22 @@ def _each(
     row: Field | None,
     draw: Callable[[pl.DataFrame, str], Any],
 ) -> Chart:
-    """`draw` of each panel's own rows and heading, the panels of a `row` side by side."""
+    """`draw` of each panel's own rows and heading, the panels of a `row` side by side, `_ACROSS` in a line."""
     fields, lines = [field for field in (row, column) if field is not None], []
     for across in _parts(frame, row):
         shown = [draw(own, ": ".join(str(own[each.name][0]) for each in fields)) for own in _parts(across, column)]
-        lines.append(alt.hconcat(*shown).resolve_scale(color="independent", strokeDash="shared"))
-    return _finished(alt.vconcat(*lines).resolve_scale(color="independent", strokeDash="shared"), title)
+        lines.append(alt.concat(*shown, columns=_ACROSS).resolve_scale(color="independent", strokeDash="shared"))
+    return finished(alt.vconcat(*lines).resolve_scale(color="independent", strokeDash="shared"), title)
 
 
 def _parts(frame: pl.DataFrame, field: Field | None) -> list[pl.DataFrame]:
     return frame.partition_by(field.name, maintain_order=True) if field else [frame]
 
 
-def _finished(chart: Chart, title: str) -> Chart:
-    made: Chart = chart.configure_axis(gridColor="#e6e6e6").configure_view(stroke="#cccccc")
+def finished(chart: Chart, title: str) -> Chart:
+    """The whole figure: axes, frames and lines as all figures have them, and the title."""
+    axes = chart.configure_axis(gridColor="#e6e6e6", labelFlush=False, labelSeparation=4)
+    made: Chart = axes.configure_view(stroke="#cccccc").configure_line(strokeJoin="round")
     return titled(made.properties(padding={"left": 5, "top": 5, "bottom": 5, "right": _FONT_SLACK}), title)
 
 

@@ -177,6 +177,7 @@ def test_shipped_recipes_are_listed_and_copied(tmp_path: Path) -> None:
         "zhou2022_claims.py",
         "zhou2022_figures.py",
         "zhou2022_layers.py",
+        "zhou2022_schematic.py",
     }
     unknown = ftprobe("cp", "mosbach", str(tmp_path))
     assert unknown.returncode == 2

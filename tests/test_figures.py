@@ -97,6 +97,14 @@ def test_bars_have_whiskers() -> None:
     assert svg.count('aria-roledescription="rule mark"') == 4
 
 
+def test_bars_stand_in_the_order_of_the_frame_as_in_the_legend() -> None:
+    frame = points().filter(layer=1, task="odd").reverse()
+    chart = figures.bars(frame, title="t", x=Field("layer", "block"), y=Y, color=Field("tuned", "tuned on"))
+    bars = re.findall(r'aria-label="[^"]*tuned on: (\w+)" role="graphics-symbol" aria-roledescription="bar"[^>]*'
+                      r'd="M([\d.]+),', figures.to_svg(chart))  # fmt: skip
+    assert [name for name, _ in sorted(bars, key=lambda bar: float(bar[1]))] == ["sst2", "cola"]
+
+
 def test_colours_do_not_repeat_among_few_series() -> None:
     assert len(set(figures.PALETTE)) == len(figures.PALETTE) >= 7
 
@@ -151,45 +159,24 @@ def test_panels_with_series_of_their_own_have_legends_of_their_own() -> None:
     assert figures.to_svg(curves(frame)).count("legend titled") == 1
 
 
+def test_panels_with_legends_of_their_own_stand_two_in_a_line() -> None:
+    frame = pl.concat([points(), points().with_columns(task=pl.col("task") + "2")])
+    (line,) = curves(frame, own_series=True).to_dict()["vconcat"]
+    assert (len(line["concat"]), line["columns"]) == (4, 2)
+
+
+def test_headings_of_own_panels_are_at_one_height() -> None:
+    """An axis whose last tick is below its end would have a lower heading than one with a number at its end."""
+    values = pl.when(pl.col("task") == "odd").then(12.9 - pl.col("layer") * 2).otherwise(10.0 - pl.col("layer"))
+    svg = figures.to_svg(
+        curves(points().drop("low", "high").with_columns(mean=values), own_series=True, zero_line=False)
+    )
+    heights = re.findall(r'role-title"><g transform="translate\(120,([-\d.]+)\)', svg)
+    assert len(heights) == 2
+    assert len(set(heights)) == 1
+
+
 def test_series_of_numbers_are_coloured_in_their_order() -> None:
     frame = points().with_columns(tuned=pl.when(pl.col("tuned") == "cola").then(10).otherwise(9))
     text = figures.to_svg(curves(frame, column=None))
     assert "stroke color with 2 values: 9, 10" in text
-
-
-def test_paths_ring_the_start_and_follow_the_order() -> None:
-    way = [
-        {"x": float(step), "y": float(step * sign), "update": step, "label": label, "panel": "p"}
-        for label, sign in (("a", 1), ("b", -1))
-        for step in (2, 0, 1)
-    ]
-    chart = figures.paths(
-        pl.DataFrame(way), title="t", x=Field("x", "x"), y=Field("y", "y"), along=Field("update", "update"),
-        color=Field("label", "label"), column=Field("panel", "panel"),
-    )  # fmt: skip
-    assert data(chart).filter("start").select("label", "update").rows() == [("a", 0), ("b", 0)]
-    for line in drawn_lines(figures.to_svg(chart)):
-        xs = [float(x) for x in re.findall(r"[ML]([-\d.]+),", line)]
-        assert len(xs) == 3
-        assert xs == sorted(xs)
-
-
-@pytest.mark.parametrize(("n", "width"), [(5, 280), (30, 420)])
-def test_named_points_have_their_names_and_room_for_them(n: int, width: int) -> None:
-    rows = [{"x": i * scale, "y": -i * scale, "name": f"n{i}", "layer": f"layer {scale}"}
-            for scale in (1.0, 50.0) for i in range(n)]  # fmt: skip
-    chart = figures.named_points(
-        pl.DataFrame(rows), title="t", x=Field("x", "x"), y=Field("y", "y"), name=Field("name", "name"),
-        panel=Field("layer", "layer"),
-    )  # fmt: skip
-    svg = figures.to_svg(chart)
-    assert all(svg.count(f">n{i}</text>") == 2 for i in range(n))
-    assert svg.count("Y-axis titled") == 2
-    assert chart.to_dict()["spec"]["width"] == width
-
-
-def test_planes_without_points_are_missing_data() -> None:
-    nothing = pl.DataFrame({"x": [None], "y": [None], "n": ["a"]}, schema_overrides={"y": pl.Float64})
-    with pytest.raises(MissingData, match="no ways"):
-        figures.paths(nothing, title="no ways", x=Field("x", ""), y=Field("y", ""), along=Field("x", ""),
-                      color=Field("n", ""))  # fmt: skip

@@ -150,6 +150,14 @@ def test_a_layer_that_is_not_linear_has_no_similarity(report: Report, records: p
         report.figures["figure4"](crooked.filter(pl.col("layer") < 2))
 
 
+def test_a_task_that_is_never_linear_is_named_and_has_no_panel(report: Report, records: pl.LazyFrame) -> None:
+    overlaps = (pl.col("task") == "ps_fxn") & pl.col("ft_task").is_null() & (pl.col("metric") == "hull_distance")
+    crooked = records.with_columns(value=pl.when(overlaps).then(0.0).otherwise("value"))
+    assert drawn(report, "figure4", crooked)["panel"].unique().to_list() == ["POS"]
+    titles = [report.figures["figure4"](rows).title.text for rows in (crooked, records)]
+    assert ["not linear: PS-fxn" in title for title in titles] == [True, False]
+
+
 @pytest.mark.parametrize(("name", "layers"), [("figure5", 2), ("figure7", 3), ("figure9", 3)])
 def test_shifts_of_every_label_in_a_panel_of_each_layer(
     name: str, layers: int, report: Report, records: pl.LazyFrame
