@@ -100,24 +100,36 @@ def _squared(x_D: Array, y_D: Array) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _may_merge(loop: Loop, i: int, j: int) -> bool:
-    """Whether slots i and j of one label are both active and not apart."""
-    k = loop.label_N[i]
+def _above(loop: Loop, i: int) -> tuple[Ints, NDArray[np.bool_]]:
+    """The slots of its label above slot i, and whether they are apart from it."""
+    k, place = loop.label_N[i], loop.place_N[i]
     n = loop.start_K[k + 1] - loop.start_K[k]
-    return loop.active_N[j] and not loop.apart[loop.square_K[k] + loop.place_N[i] * n + loop.place_N[j]]
+    row = loop.square_K[k] + place * n
+    return loop.slots_N[loop.start_K[k] + place + 1 : loop.start_K[k + 1]], loop.apart[row + place + 1 : row + n]
+
+
+@njit(cache=True, nogil=True)
+def _first_within(
+    slots_n: Ints, apart_n: NDArray[np.bool_], active_N: NDArray[np.bool_], centre_ND: Array, i: int, reach: float
+) -> tuple[int, float]:
+    """Of these slots, the first no further than reach from i; for reach -1 the closest. -1 for none; the distance."""
+    best, partner = np.inf, -1
+    for p in range(slots_n.shape[0]):
+        j = slots_n[p]
+        if active_N[j] and not apart_n[p]:
+            distance = _squared(centre_ND[i], centre_ND[j])
+            if distance < best:
+                best, partner = distance, j
+                if distance <= reach:
+                    break
+    return partner, best
 
 
 @njit(cache=True, nogil=True)
 def _seek(loop: Loop, i: int) -> None:
     """Find the closest partner of slot i among the slots above it."""
-    k = loop.label_N[i]
-    best, partner = np.inf, -1
-    for s in range(loop.start_K[k] + loop.place_N[i] + 1, loop.start_K[k + 1]):
-        j = loop.slots_N[s]
-        if _may_merge(loop, i, j):
-            distance = _squared(loop.centroid_ND[i], loop.centroid_ND[j])
-            if distance < best:
-                best, partner = distance, j
+    slots_n, apart_n = _above(loop, i)
+    partner, best = _first_within(slots_n, apart_n, loop.active_N, loop.centroid_ND, i, -1.0)
     loop.near_N[i], loop.near_distance_N[i] = partner, best
 
 
@@ -139,12 +151,9 @@ def _closest(loop: Loop) -> tuple[int, int]:
     i, reach = 0, smallest * (1.0 + _TIE)
     while loop.near_distance_N[i] > reach:
         i += 1
-    k = loop.label_N[i]
-    for s in range(loop.start_K[k] + loop.place_N[i] + 1, loop.start_K[k + 1]):
-        j = loop.slots_N[s]
-        if _may_merge(loop, i, j) and _squared(loop.centroid_ND[i], loop.centroid_ND[j]) <= reach:
-            return i, j
-    return i, loop.near_N[i]
+    slots_n, apart_n = _above(loop, i)
+    j, _ = _first_within(slots_n, apart_n, loop.active_N, loop.centroid_ND, i, reach)
+    return i, j
 
 
 @njit(cache=True, nogil=True)
@@ -159,15 +168,12 @@ def _gather(loop: Loop, slot: int, out_ND: Array, n: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _far(loop: Loop, centre_D: Array, radius: float, low_D: Array, high_D: Array, c: int) -> bool:
-    """Whether the bounding spheres or boxes of a union and of cluster c are disjoint."""
-    reach = radius + loop.radius_N[c]
-    if _squared(centre_D, loop.centroid_ND[c]) > reach * reach * (1.0 + 1e-9):
-        return True
-    gap = -np.inf
-    for d in range(centre_D.shape[0]):
-        gap = max(gap, low_D[d] - loop.high_ND[c, d], loop.low_ND[c, d] - high_D[d])
-    return gap > 0.0
+def _boxes_meet(low_D: Array, high_D: Array, other_low_D: Array, other_high_D: Array) -> bool:
+    """Whether two boxes have a common point."""
+    d = 0
+    while d < low_D.shape[0] and low_D[d] <= other_high_D[d] and other_low_D[d] <= high_D[d]:
+        d += 1
+    return bool(d == low_D.shape[0])
 
 
 @njit(cache=True, nogil=True)
@@ -213,7 +219,7 @@ def _pair_verdict(
     loop: Loop, i: int, j: int, c: int, U_ND: Array, C_ND: Array, v_D: Array, scale: float, max_iterations: int
 ) -> int:
     """Verdict on the union of i and j against cluster c; `v_D` is the first direction to try without a kept one."""
-    verdict = loop.answer_N[c]
+    verdict = int(loop.answer_N[c])
     if verdict != UNDECIDED:
         return verdict
     if _told_apart(loop, i, j, c):
@@ -247,10 +253,15 @@ def _union_verdict(
     for b in range(loop.meets_KK.shape[0]):
         if not loop.meets_KK[loop.label_N[i], b]:
             continue
+        lead = min(loop.margin_NK[i, b], loop.margin_NK[j, b])
         for s in range(loop.start_K[b], loop.start_K[b + 1]):
             c = loop.slots_N[s]
-            lead = min(loop.margin_NK[i, b], loop.margin_NK[j, b]) + loop.margin_NK[c, loop.label_N[i]]
-            if not loop.active_N[c] or lead > 0.0 or _far(loop, centre_D, radius, low_D, high_D, c):
+            if not loop.active_N[c] or lead + loop.margin_NK[c, loop.label_N[i]] > 0.0:
+                continue
+            reach = radius + loop.radius_N[c]
+            if _squared(centre_D, loop.centroid_ND[c]) > reach * reach * (1.0 + 1e-9):
+                continue
+            if not _boxes_meet(low_D, high_D, loop.low_ND[c], loop.high_ND[c]):
                 continue
             v_D[:] = centre_D - loop.centroid_ND[c]
             verdict = _pair_verdict(loop, i, j, c, U_ND, C_ND, v_D, scale, max_iterations)
@@ -302,7 +313,7 @@ def _merge(loop: Loop, i: int, j: int, U_ND: Array) -> None:
         if loop.active_N[r] and r != i:
             if loop.near_N[r] == i or loop.near_N[r] == j:
                 _seek(loop, r)
-            elif r < i and _may_merge(loop, r, i):
+            elif r < i and not loop.apart[square + loop.place_N[r] * n + loop.place_N[i]]:
                 distance = _squared(loop.centroid_ND[r], loop.centroid_ND[i])
                 if distance < loop.near_distance_N[r]:
                     loop.near_N[r], loop.near_distance_N[r] = i, distance
