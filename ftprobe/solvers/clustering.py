@@ -195,9 +195,7 @@ def _start(
         touched_K = np.bincount(y_N[conflict_N], minlength=K) > 0
         open_KK = meets_KK & (touched_K[:, None] | touched_K)
         rest = X_ND[~conflict_N], y_N[~conflict_N], margin_NK[~conflict_N]
-        # A linear program for each pair would cost more than it saves: what only that settles is left to the loop.
-        without_lp = rules._replace(solver="minnorm") if rules.solver == "auto" else rules
-        apart_KK = open_KK & (_verdicts(*rest, open_KK, without_lp) == SEPARABLE)
+        apart_KK = open_KK & (_verdicts(*rest, open_KK, rules) == SEPARABLE)
         meets_MM &= ~(apart_KK[np.ix_(of_M, of_M)] & plain_M[:, None] & plain_M)
     loop = start_loop(X_ND, weight_N, label_N.reshape(-1), meets_MM, margin_NK[:, of_M])
     keep_apart(loop, np.flatnonzero(conflict_N))
