@@ -112,7 +112,7 @@ def _above(loop: Loop, i: int) -> tuple[Ints, NDArray[np.bool_]]:
 def _first_within(
     slots_n: Ints, apart_n: NDArray[np.bool_], active_N: NDArray[np.bool_], centre_ND: Array, i: int, reach: float
 ) -> tuple[int, float]:
-    """Of these slots, the first no further than reach from i; for reach -1 the closest. -1 for none; the distance."""
+    """The first of these slots within reach of i, else the closest to it, -1 for none; its squared distance."""
     best, partner = np.inf, -1
     for p in range(slots_n.shape[0]):
         j = slots_n[p]
@@ -185,10 +185,12 @@ def _place(loop: Loop, i: int, c: int) -> tuple[int, int]:
 
 @njit(cache=True, nogil=True)
 def _keep(loop: Loop, i: int, c: int, v_D: Array) -> None:
-    """Keep a direction that tells slots i and c apart, in place of the last one there."""
-    pair, place = _place(loop, i, c)
-    loop.pair_S[place] = pair
-    loop.direction_SD[place] = v_D / np.sqrt(dot(v_D, v_D))
+    """Keep a direction that tells slots i and c apart, in place of the last one there, unless its length underflows."""
+    squared = dot(v_D, v_D)
+    if squared > 0.0:
+        pair, place = _place(loop, i, c)
+        loop.pair_S[place] = pair
+        loop.direction_SD[place] = v_D / np.sqrt(squared)
 
 
 @njit(cache=True, nogil=True)
