@@ -1,14 +1,14 @@
 """Clusters of one label each whose convex hulls do not meet, in DirectProbe's greedy order (Zhou and Srikumar 2021).
 
 Where all labels are separable from each other the labels are the clusters; only labels that meet another go through
-the loop of merges (METHODS 7.1).
+the loop of merges (METHODS 7.1). There the items in conflict are labels of their own: no union contains one, so labels
+whose other items are separable as wholes need no tests against each other.
 
-Axes: N items, U distinct items, D dimensions, K labels, M clusters.
+Axes: N items, U distinct items, D dimensions, K labels, M clusters or labels of the loop.
 """
 
 from __future__ import annotations
 
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -112,9 +112,8 @@ def cluster_items(X_ND: Array, y_N: Ints, items: Items, rules: Rules, *, shortcu
     lowest_U = np.asarray(first_K[y_U])
     loop_u = np.flatnonzero(np.asarray(meets_KK.any(axis=1))[y_U])
     if len(loop_u):
-        weight_u = items.weight_U[loop_u].astype(np.float64)
-        loop = start_loop(X_UD[loop_u], weight_u, y_U[loop_u], meets_KK, margin_UK[loop_u])
-        keep_apart(loop, np.flatnonzero(items.conflict_U[loop_u]))
+        weight_u, conflict_u = items.weight_U[loop_u].astype(np.float64), items.conflict_U[loop_u]
+        loop = _start(X_UD[loop_u], weight_u, y_U[loop_u], conflict_u, margin_UK[loop_u], meets_KK, rules)
         n_undecided += _run(loop, rules)
         lowest_U[loop_u] = loop_u[loop.slot_N]
     _, cluster_U = np.unique(lowest_U, return_inverse=True)
@@ -132,14 +131,24 @@ def label_verdicts(
         labels = y_U[conflict_u[items.vector_U[conflict_u] == vector]]
         meets_KK[np.ix_(labels, labels)] = True
     np.fill_diagonal(meets_KK, False)
-    lead_KK = np.stack([margin_UK[y_U == k].min(axis=0) for k in range(K)])
-    open_KK = ~meets_KK & ((lead_KK + lead_KK.T <= 0) | (rules.solver == "lp"))
-    pairs = np.array([(a, b) for a, b in combinations(range(K), 2) if open_KK[a, b]], dtype=np.int64)
-    if not len(pairs):
-        return meets_KK, 0
-    verdict_P = hull_verdicts([X_UD[y_U == k] for k in range(K)], pairs, rules)
-    meets_KK[pairs[:, 0], pairs[:, 1]] = meets_KK[pairs[:, 1], pairs[:, 0]] = verdict_P != SEPARABLE
-    return meets_KK, int((verdict_P == UNDECIDED).sum())
+    verdict_KK = _verdicts(X_UD, y_U, margin_UK, ~meets_KK, rules)
+    return meets_KK | (verdict_KK != SEPARABLE), int((verdict_KK == UNDECIDED).sum()) // 2
+
+
+def _verdicts(X_ND: Array, y_N: Ints, margin_NK: Array, open_KK: NDArray[np.bool_], rules: Rules) -> Ints:
+    """Verdicts on the pairs of labels that are open (K, K); on others and on labels without items it is separable."""
+    K = len(open_KK)
+    verdict_KK = np.full((K, K), SEPARABLE)
+    has_K = np.bincount(y_N, minlength=K) > 0
+    lead_KK = np.stack([margin_NK[y_N == k].min(axis=0, initial=np.inf) for k in range(K)])
+    unsettled_KK = (lead_KK + lead_KK.T <= 0) | (rules.solver == "lp")
+    pairs = np.argwhere(np.triu(open_KK & unsettled_KK & has_K[:, None] & has_K, 1))
+    if len(pairs):
+        labels, place_P2 = np.unique(pairs, return_inverse=True)
+        sides = [X_ND[y_N == k] for k in labels]
+        a_P, b_P = pairs.T
+        verdict_KK[a_P, b_P] = verdict_KK[b_P, a_P] = hull_verdicts(sides, place_P2.reshape(-1, 2), rules)
+    return verdict_KK
 
 
 def label_margins(X_ND: Array, y_N: Ints) -> Array:
@@ -166,6 +175,31 @@ def group_sums(X_ND: Array, group_N: Ints) -> Array:
     """Sum of the rows of each group (M, D), added in their order."""
     rows = sparse.csr_array((np.ones(len(X_ND)), (group_N, np.arange(len(X_ND)))))
     return np.asarray(rows @ X_ND)
+
+
+def _start(
+    X_ND: Array,
+    weight_N: Array,
+    y_N: Ints,
+    conflict_N: NDArray[np.bool_],
+    margin_NK: Array,
+    meets_KK: NDArray[np.bool_],
+    rules: Rules,
+) -> Loop:
+    """The loop over items of labels that meet, those in conflict as labels of their own."""
+    K = len(meets_KK)
+    kind_M, label_N = np.unique(y_N + K * conflict_N, return_inverse=True)
+    of_M, plain_M = kind_M % K, kind_M < K
+    meets_MM = meets_KK[np.ix_(of_M, of_M)]
+    if conflict_N.any():
+        touched_K = np.bincount(y_N[conflict_N], minlength=K) > 0
+        open_KK = meets_KK & (touched_K[:, None] | touched_K)
+        rest = X_ND[~conflict_N], y_N[~conflict_N], margin_NK[~conflict_N]
+        apart_KK = open_KK & (_verdicts(*rest, open_KK, rules) == SEPARABLE)
+        meets_MM &= ~(apart_KK[np.ix_(of_M, of_M)] & plain_M[:, None] & plain_M)
+    loop = start_loop(X_ND, weight_N, label_N.reshape(-1), meets_MM, margin_NK[:, of_M])
+    keep_apart(loop, np.flatnonzero(conflict_N))
+    return loop
 
 
 def _run(loop: Loop, rules: Rules) -> int:

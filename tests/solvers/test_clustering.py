@@ -1,12 +1,14 @@
 """The greedy clusters against the definition executed step by step with a linear program."""
 
 from itertools import combinations
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ftprobe.solvers import clustering_loop
 from ftprobe.solvers.clustering import cluster_items, distinct_items
 from ftprobe.solvers.hulls import Rules, lp_verdict
 from ftprobe.solvers.hulls_corral import SEPARABLE
@@ -73,6 +75,37 @@ def test_grids_with_ties_copies_and_conflicts_are_those_of_the_definition(seed, 
     X_ND, y_N = rng.integers(0, 3, (n, D)).astype(float), np.r_[0, 1, rng.integers(0, 2, n - 2)]
     X_ND = np.where(rng.random((n, 1)) < 0.3, X_ND, X_ND + np.round(rng.random((n, D)), 2))
     assert by_first_row(clusters(X_ND, y_N)) == by_definition(X_ND, y_N).tolist()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 10**6), n=st.integers(6, 18), D=st.integers(1, 3), K=st.integers(2, 4), apart=st.floats(0, 8)
+)
+def test_labels_that_share_vectors_are_those_of_the_definition(seed, n, D, K, apart):
+    """Labels that would be apart but for a few copies of items of others, and some that meet anyway."""
+    X_ND, y_N = cloud(seed, n, D, K, apart)
+    rng = np.random.default_rng(seed)
+    copy_n, of_n = rng.integers(0, n, (2, 3))
+    X_ND[copy_n] = X_ND[of_n]
+    assert by_first_row(clusters(X_ND, y_N)) == by_definition(X_ND, y_N).tolist()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.integers(60, 200),
+    D=st.integers(2, 12),
+    K=st.integers(2, 6),
+    apart=st.floats(0, 1),
+    steps=st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_directions_that_are_forgotten_change_nothing(seed, n, D, K, apart, steps):
+    """With a single place for directions nearly every union is tested afresh; steps put items on a grid."""
+    X_ND, y_N = cloud(seed, n, D, K, apart)
+    X_ND = np.round(X_ND / steps) * steps if steps else X_ND
+    kept = clusters(X_ND, y_N)
+    with patch.object(clustering_loop, "_PLACES", 0):
+        assert clusters(X_ND, y_N).tolist() == kept.tolist()
 
 
 @pytest.mark.parametrize("solver", ["minnorm", "lp"])
