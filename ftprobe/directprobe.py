@@ -18,7 +18,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from ftprobe.errors import InputError
-from ftprobe.solvers.clustering import cluster_items, distinct_items, group_sums
+from ftprobe.solvers.clustering import cluster_items, distinct_items
+from ftprobe.solvers.grouped import group_sums
 from ftprobe.solvers.hulls import Rules, hull_bounds, nearest_hulls
 from ftprobe.solvers.threads import own_threads
 

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 from scipy.linalg import cho_factor, cho_solve
 
 from ftprobe.solvers.clustering_loop import Loop, advance, keep_apart, start_loop
+from ftprobe.solvers.grouped import from_centres, group_least, group_sums
 from ftprobe.solvers.hulls import Rules, hull_verdict, hull_verdicts
 from ftprobe.solvers.hulls_corral import OVERLAP, SEPARABLE, UNDECIDED
 
@@ -140,7 +140,7 @@ def _verdicts(X_ND: Array, y_N: Ints, margin_NK: Array, open_KK: NDArray[np.bool
     K = len(open_KK)
     verdict_KK = np.full((K, K), SEPARABLE)
     has_K = np.bincount(y_N, minlength=K) > 0
-    lead_KK = np.stack([margin_NK[y_N == k].min(axis=0, initial=np.inf) for k in range(K)])
+    lead_KK = group_least(margin_NK, y_N, K)
     unsettled_KK = (lead_KK + lead_KK.T <= 0) | (rules.solver == "lp")
     pairs = np.argwhere(np.triu(open_KK & unsettled_KK & has_K[:, None] & has_K, 1))
     if len(pairs):
@@ -161,20 +161,15 @@ def label_margins(X_ND: Array, y_N: Ints) -> Array:
     # A direction needs no more than single precision: its products, in double precision, are the proof.
     size = np.sqrt(np.vdot(X_ND, X_ND) / X_ND.size) or 1.0
     kind = np.float32 if X_ND.shape[1] <= _SINGLE_DIMS else np.float64
-    inner_ND, center_KD = (np.multiply(each, 1 / size, dtype=kind, casting="same_kind") for each in (X_ND, mean_KD))
-    inner_ND -= center_KD[y_N]
+    inner_ND = np.empty(X_ND.shape, kind)
+    from_centres(X_ND, y_N, mean_KD, 1 / size, inner_ND)
     spread_DD = inner_ND.T @ inner_ND / len(X_ND)
     spread_DD[np.diag_indices_from(spread_DD)] += _SHRINKAGE * np.trace(spread_DD) / len(spread_DD) + 1e-30
-    direction_DK = cho_solve(cho_factor(spread_DD, check_finite=False), center_KD.T, check_finite=False)
+    right_DK = (mean_KD / size).T.astype(kind)
+    direction_DK = cho_solve(cho_factor(spread_DD, check_finite=False), right_DK, check_finite=False)
     score_NK = X_ND @ direction_DK.astype(np.float64)
     margin_NK = score_NK[np.arange(len(y_N)), y_N][:, None] - score_NK
     return np.asarray(margin_NK - 1e-12 * np.abs(score_NK).max())
-
-
-def group_sums(X_ND: Array, group_N: Ints) -> Array:
-    """Sum of the rows of each group (M, D), added in their order."""
-    rows = sparse.csr_array((np.ones(len(X_ND)), (group_N, np.arange(len(X_ND)))))
-    return np.asarray(rows @ X_ND)
 
 
 def _start(

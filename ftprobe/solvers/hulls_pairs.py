@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ftprobe.solvers.grouped import from_centres
 from ftprobe.solvers.hulls_corral import SEPARABLE, UNDECIDED
 from ftprobe.solvers.hulls_working import (
     AHEAD,
@@ -142,7 +143,7 @@ class _Batch:
         self.first_NM = self.sets.X_ND @ np.stack([self.sets.X_ND[first:last].mean(0) for first, last in ends]).T
         P = len(pairs)
         self.found = Found(np.zeros(P, np.int64), np.full(P, np.inf), np.zeros(P))
-        places = (P, 2, _PLACES)
+        places = (P, 2, min(_PLACES, max(map(len, sides))))
         self.start = Weights(np.zeros((P, 2), np.int64), np.zeros(places, np.int64), np.zeros(places, np.float32))
 
     def solve(self, open_p: Ints) -> None:
@@ -217,7 +218,7 @@ def _sets(sides: Sequence[Array], pairs: Ints, size: float) -> Sets:
     X_ND = np.empty((start_M[-1], sides[0].shape[1]), np.float32)
     parts = [X_ND[first:last] for first, last in pairwise(start_M)]
     for side, part_ND in zip(sides, parts, strict=True):
-        part_ND[:] = side / size
+        from_centres(side, np.zeros(len(side), np.int64), np.zeros((1, side.shape[1])), 1 / size, part_ND)
     times_M = np.bincount(pairs.ravel(), minlength=len(sides))
     whole_M = n_M**2 <= times_M * (_PLACES // 2) ** 2
     end_M = np.cumsum(np.where(whole_M, n_M**2, 0))

@@ -20,7 +20,7 @@ Singles = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Bits = NDArray[np.int32]
 
-FIRST = 64  # points of each side that a working set starts with
+FIRST = 48  # points of each side that a working set starts with
 JOIN = 32  # that join it at a time
 _ROUNDS = 12
 AHEAD = 0.02  # how far weights are solved, relative to the gap, while points join
