@@ -23,6 +23,7 @@ from ftprobe.solvers.hulls_corral import SEPARABLE, UNDECIDED
 from ftprobe.solvers.hulls_working import (
     AHEAD,
     JOIN,
+    MOST_PLACES,
     Held,
     Limits,
     Sets,
@@ -40,7 +41,6 @@ Singles = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 _PLACES = 192  # for points of each side in single precision; later twice that, and again
-_MOST_PLACES = 2**15
 _ROUNDS = 60
 _TOGETHER = 256  # pairs at a time
 _ROUGH = 0.3  # how far a run for the verdict alone goes within a working set
@@ -72,7 +72,7 @@ class _Working:
         """Take in what lies beyond the set and solve again; False once that leads no further."""
         (upper, lower), C = bounds, self.held.row_2C.shape[1]
         if self.held.size_2.max() == C:
-            if C == _MOST_PLACES:
+            if 2 * C > MOST_PLACES:
                 return False
             self.held = _grown(self.held)
         old_2 = self.held.size_2.copy()

@@ -25,7 +25,7 @@ JOIN = 32  # that join it at a time
 _ROUNDS = 12
 AHEAD = 0.02  # how far weights are solved, relative to the gap, while points join
 _CLOSEST = 1e-6  # a squared distance of two points, relative to their squared norms, that single precision tells from 0
-_PLACE = 65536  # keys hold a place below their value
+MOST_PLACES = 65536  # for points of a side: keys hold a place below their value
 _NEVER = 2**62  # beyond all keys
 
 
@@ -167,10 +167,10 @@ def _ends(bits_n: Bits, weight_n: Singles) -> tuple[int, int]:
     low, high = _NEVER, -_NEVER
     for r in range(len(bits_n)):
         key = int(bits_n[r])
-        key = (key ^ ((key >> 63) & 0x7FFFFFFF)) * _PLACE + r
+        key = (key ^ ((key >> 63) & 0x7FFFFFFF)) * MOST_PLACES + r
         low = min(low, key)
         high = max(high, key if weight_n[r] > np.float32(0.0) else -_NEVER)
-    return low & (_PLACE - 1), high & (_PLACE - 1)
+    return low & (MOST_PLACES - 1), high & (MOST_PLACES - 1)
 
 
 @njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
@@ -189,8 +189,8 @@ def _best(bits_n: Bits) -> int:
     """The place of the greatest of numbers >= 0; -1 where all are 0."""
     best = 0
     for r in range(len(bits_n)):
-        best = max(best, int(bits_n[r]) * _PLACE + r)
-    return best & (_PLACE - 1) if best >= _PLACE else -1
+        best = max(best, int(bits_n[r]) * MOST_PLACES + r)
+    return best & (MOST_PLACES - 1) if best >= MOST_PLACES else -1
 
 
 @njit(cache=True, nogil=True)
