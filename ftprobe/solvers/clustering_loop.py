@@ -17,13 +17,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from ftprobe.solvers.hulls_corral import OVERLAP, SEPARABLE, UNDECIDED, dot, nearest_points
+from ftprobe.solvers.hulls_corral import OVERLAP, ROUNDING, SEPARABLE, UNDECIDED, dot, nearest_points
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _TIE = 1e-10  # of squared distances: closer than this, relatively, they are equal up to rounding
-_ROUNDING = 1e-13  # of a product with a unit vector, relative to the largest row
 _PLACES = 2**23  # numbers in all directions kept, at most: 64 MiB
 _MIX = 0x1E3779B97F4A7C15  # spreads pairs of slots over places
 
@@ -73,7 +72,7 @@ def start_loop(X_ND: Array, weight_N: Array, label_N: Ints, meets_KK: NDArray[np
         np.ones(N, np.int64),
         X_ND.copy(), np.zeros(N), X_ND.copy(), X_ND.copy(), margin_NK.copy(), np.full(N, -1), np.full(N, np.inf),
         np.zeros(N, np.int64), np.full(S, -1), np.zeros((S, X_ND.shape[1])),
-        _ROUNDING * float(np.sqrt(np.einsum("nd,nd->n", X_ND, X_ND).max())),
+        ROUNDING * float(np.sqrt(np.einsum("nd,nd->n", X_ND, X_ND).max())),
     )  # fmt: skip
     _seek_all(loop)
     return loop

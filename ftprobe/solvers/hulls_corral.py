@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 SEPARABLE, OVERLAP, UNDECIDED = 1, -1, 0
-_ROUNDING = 1e-13  # of a product with v, relative to ||v|| and the largest row
+ROUNDING = 1e-13  # of a product with v, relative to ||v|| and the largest row
 _SMALLEST = 1e-12  # a weight that counts as zero
 
 
@@ -176,7 +176,7 @@ def nearest_points(
     L_MM, Q_MD = np.empty((M, M)), np.empty((M, D))
     weight_M, affine_M, one_M, q_D = np.empty(M), np.empty(M), np.ones(M), np.empty(D)
     m, lower, upper, verdict = 0, 0.0, np.inf, UNDECIDED
-    guard = _ROUNDING * np.sqrt(_largest(B_ND, _largest(A_ND, 0.0)))
+    guard = ROUNDING * np.sqrt(_largest(B_ND, _largest(A_ND, 0.0)))
     for _ in range(max_iterations):
         i, low = lowest(v_D, A_ND, 1.0)
         j, high = lowest(v_D, B_ND, -1.0)

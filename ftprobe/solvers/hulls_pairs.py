@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftprobe.solvers.grouped import from_centres
-from ftprobe.solvers.hulls_corral import SEPARABLE, UNDECIDED
+from ftprobe.solvers.hulls_corral import ROUNDING, SEPARABLE, UNDECIDED
 from ftprobe.solvers.hulls_working import (
     AHEAD,
     JOIN,
@@ -44,7 +44,6 @@ _PLACES = 192  # for points of each side in single precision; later twice that, 
 _ROUNDS = 60
 _TOGETHER = 256  # pairs at a time
 _ROUGH = 0.3  # how far a run for the verdict alone goes within a working set
-_ROUNDING = 1e-13  # of a product with v, relative to ||v|| and the largest row
 _ROUNDING_BEYOND = 1e-9  # of products with v, relatively
 _SIGN_2 = np.array([1.0, -1.0])
 
@@ -200,7 +199,7 @@ class _Batch:
         """Enter what v and the least sum of products prove about pair p; whether it stays open."""
         found, norm = self.found, float(np.sqrt(v_D @ v_D))
         found.upper_P[p] = min(found.upper_P[p], norm)
-        if gap > _ROUNDING * self.size * norm:
+        if gap > ROUNDING * self.size * norm:
             found.verdict_P[p] = SEPARABLE
             found.lower_P[p] = min(max(found.lower_P[p], gap / norm), found.upper_P[p])
         if found.verdict_P[p] == UNDECIDED:
